@@ -1,0 +1,117 @@
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{EndpointId, MAX_ENDPOINTS, Mode, RuleId, Verdict, code};
+
+/// The kernel's 64-bit id of a cgroup: the inode number of its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct CgroupId(pub u64);
+
+impl CgroupId {
+    /// No cgroup has this id. As a key of `PODS` it stands for every pod that the agent has not named yet.
+    pub const UNIDENTIFIED: Self = Self(0);
+}
+
+code! {
+    /// What a cgroup in `PODS` is.
+    Kind, closed: Slice, {
+        /// A cgroup between the guarded root and its pods: the QoS classes `burstable` and `besteffort`. It has no
+        /// verdict of its own.
+        Slice = 0 "slice",
+        /// The cgroup of a pod.
+        Pod = 1 "pod",
+    }
+}
+
+/// What the policy says of one pod and one endpoint, as it stands in `PODS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ruling {
+    rule: RuleId,
+    verdict: u8,
+    mode: u8,
+}
+
+impl Ruling {
+    /// A verdict, its mode, and the rule that gave them.
+    pub const fn new(verdict: Verdict, mode: Mode, rule: RuleId) -> Self {
+        Self { rule, verdict: verdict.code(), mode: mode.code() }
+    }
+
+    /// What the policy says.
+    #[inline(always)]
+    pub const fn verdict(self) -> Verdict {
+        Verdict::from_code(self.verdict)
+    }
+
+    /// Whether it is carried out.
+    #[inline(always)]
+    pub const fn mode(self) -> Mode {
+        Mode::from_code(self.mode)
+    }
+
+    /// The rule that says so.
+    #[inline(always)]
+    pub const fn rule(self) -> RuleId {
+        self.rule
+    }
+}
+
+/// The value of the map `PODS`: how one pod is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PodEntry {
+    rulings: [Ruling; MAX_ENDPOINTS],
+    kind: u8,
+    reserved: [u8; 3],
+}
+
+impl PodEntry {
+    /// The entry of a QoS class.
+    pub const SLICE: Self = Self::new(Kind::Slice, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
+
+    /// The entry of a pod: a ruling for every endpoint, in the order of their ids.
+    pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
+        Self::new(Kind::Pod, rulings)
+    }
+
+    const fn new(kind: Kind, rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
+        Self { rulings, kind: kind.code(), reserved: [0; 3] }
+    }
+
+    /// Whether this is a pod or a QoS class.
+    #[inline(always)]
+    pub const fn kind(&self) -> Kind {
+        Kind::from_code(self.kind)
+    }
+
+    /// The rulings of all endpoints.
+    pub const fn rulings(&self) -> &[Ruling; MAX_ENDPOINTS] {
+        &self.rulings
+    }
+
+    /// What the policy says of this pod at `endpoint`.
+    #[inline(always)]
+    pub const fn ruling(&self, endpoint: EndpointId) -> Ruling {
+        // The mask shows the verifier the bound; the agent makes no id past the end.
+        self.rulings[endpoint as usize & (MAX_ENDPOINTS - 1)]
+    }
+}
+
+/// What is kept with every socket that a guarded process makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketOrigin {
+    /// The creator's ancestors one and two levels below the guarded root; 0 where there is none.
+    pub ancestors: [u64; 2],
+    /// One bit for every endpoint at which connect or sendmsg has judged this socket, so that the egress lock does
+    /// not count the same attempt again.
+    pub judged: u64,
+}
+
+const _: () = assert!(MAX_ENDPOINTS.is_power_of_two() && MAX_ENDPOINTS <= 64);
+const _: () = assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 4);

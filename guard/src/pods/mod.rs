@@ -1,0 +1,1 @@
+//! Which pods run here, and which cgroups are theirs.
