@@ -75,8 +75,8 @@ impl Endpoints {
                 }
                 None => {}
             }
-            match self.0.iter_mut().find(|endpoint| endpoint.name == name) {
-                Some(endpoint) => endpoint.addresses.push(ip),
+            match self.id(name) {
+                Some(id) => self.0[usize::from(id)].addresses.push(ip),
                 None if self.0.len() == MAX_ENDPOINTS => return Err(EndpointError::TooMany),
                 None => self.0.push(Endpoint { name: name.to_owned(), addresses: vec![ip] }),
             }
