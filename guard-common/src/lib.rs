@@ -7,6 +7,8 @@
 #![warn(missing_docs)]
 
 mod address;
+#[cfg(feature = "aya")]
+mod aya;
 mod counter;
 mod decide;
 mod event;

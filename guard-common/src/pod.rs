@@ -73,6 +73,9 @@ impl PodEntry {
     /// The entry of a QoS class.
     pub const SLICE: Self = Self::new(Kind::Slice, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
 
+    /// The entry of a pod that is denied everything: the closed choice.
+    pub const CLOSED: Self = Self::new(Kind::Pod, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
+
     /// The entry of a pod: a ruling for every endpoint, in the order of their ids.
     pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
         Self::new(Kind::Pod, rulings)

@@ -1,1 +1,43 @@
+//! The kernel programs of imds-guard. They are attached to the guarded root, the cgroup under which all pods live,
+//! and run for every guarded process:
+//!
+//! | program | hook | what it does |
+//! |---|---|---|
+//! | `connect4`, `connect6` | a socket is connected | the first lock: decides an attempt |
+//! | `sendmsg4`, `sendmsg6` | an unconnected datagram is sent | the first lock: decides an attempt |
+//! | `sock_create` | a socket is made | remembers the creator, for sockets that are handed on |
+//! | `egress` | a packet leaves | the second lock: raw sockets, sockets from before the guard |
+//! | `cgroup_mkdir`, `cgroup_rmdir` | the cgroup tree changes | rings the agent's bell |
+//!
+//! The maps, and who writes which, are drawn in `maps.rs`. What is decided is decided by [`guard_common::decide`].
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "the atomic add of `AtomicU64` is not compiled for BPF"))]
+
+#[cfg(target_arch = "bpf")]
+mod account;
+#[cfg(target_arch = "bpf")]
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod egress;
+#[cfg(target_arch = "bpf")]
+mod identity;
+#[cfg(target_arch = "bpf")]
+mod lifecycle;
+#[cfg(target_arch = "bpf")]
+mod maps;
+
+/// On the host the crate is an empty program, so that `cargo check --workspace` passes.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // The verifier accepts no path that gets here.
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

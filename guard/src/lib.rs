@@ -1,7 +1,16 @@
 //! The parts of the `imds-guard` agent, in the order of the flow: policy and pods go down into the kernel,
 //! observations come up out of it. ARCHITECTURE.md draws it.
 
+pub mod account;
+pub mod agent;
+pub mod attempt;
+pub mod changes;
+pub mod cli;
 pub mod endpoints;
+pub mod kernel;
 pub mod pods;
 pub mod policy;
+pub mod reconcile;
+pub mod sinks;
+pub mod text;
 pub mod workload;

@@ -1,1 +1,87 @@
-fn main() {}
+//! The chores of imds-guard. `cargo xtask --help` lists them.
+
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Find or install what building and testing need. The others call it themselves
+    Setup,
+    /// Guard a private node on this machine, first in audit, then in enforce, and show what five pods get
+    Demo,
+    /// Run all tests, those on the real kernel too
+    Test {
+        /// Only tests whose name has this in it
+        filter: Option<String>,
+    },
+    /// Measure what the guard costs
+    Bench { what: Bench },
+    /// Check format, lints and warnings, the kernel programs' too
+    Lint,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bench {
+    /// What a connect and a send cost with the guard, without it, and with an empty program
+    Connect,
+    /// What the agent uses when nothing happens, with 250 pods
+    Idle,
+}
+
+impl Bench {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().chore.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\ncargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Chore {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Setup => setup::run(),
+            Self::Demo => {
+                run::need_root("demo")?;
+                setup::run()?;
+                run::demo()
+            }
+            Self::Test { filter } => {
+                run::need_root("test")?;
+                setup::run()?;
+                run::test(filter.as_deref())
+            }
+            Self::Bench { what } => {
+                run::need_root(&format!("bench {}", what.name()))?;
+                setup::run()?;
+                run::bench(what.name())
+            }
+            Self::Lint => {
+                setup::run()?;
+                run::lint()
+            }
+        }
+    }
+}

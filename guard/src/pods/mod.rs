@@ -1,1 +1,74 @@
-//! Which pods run here, and which cgroups are theirs.
+//! Which pods run here, and which cgroups are theirs: what Kubernetes lists and what the kernel shows, joined in
+//! an [`Index`].
+//!
+//! A pod is known by its cgroup, whose folder the kubelet names after the pod's uid, and a cgroup by the inode
+//! number of its folder. Nothing here trusts an IP address, a process id or `/proc/PID/cgroup`, which a private
+//! cgroup namespace rewrites. Nothing here decides: the policy judges a [`Pod`] by its [`Workload`].
+
+mod cgroup;
+mod index;
+mod list;
+mod mount;
+mod object;
+mod tree;
+
+use std::{collections::BTreeMap, fmt};
+
+pub use index::{Container, Counts, Identity, Index};
+pub use list::{ListError, parse_list, read_list};
+pub use mount::{find_cgroup2_mount, find_guarded_root};
+pub use tree::{PodCgroup, Tree, walk};
+
+use crate::workload::Workload;
+
+/// A pod's uid as its cgroup is named: `metadata.uid`, or for a static pod the hash of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodUid(String);
+
+/// A container's id as the runtime names its cgroup, without the runtime's own prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerId(String);
+
+/// A pod as Kubernetes lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub uid: PodUid,
+    /// `metadata.uid`, for logs: a static pod has this one in the API and another in its cgroup's name.
+    pub declared_uid: String,
+    pub name: String,
+    pub workload: Workload,
+    /// The names of its containers, init and ephemeral ones too, by the ids of their last start.
+    pub containers: BTreeMap<ContainerId, String>,
+}
+
+impl PodUid {
+    pub fn new(uid: impl Into<String>) -> Self {
+        Self(uid.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ContainerId {
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,59 @@
+//! The second lock: every packet that leaves a guarded socket. It stops what passes no socket hook: raw sockets, and
+//! sockets that were connected before the guard was attached.
+
+use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Verdict, decide};
+
+use crate::{
+    account::{count, report},
+    identity::{Ancestors, Party, origin, socket_of_packet},
+    maps::ENDPOINTS,
+};
+
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+
+const ETH_P_IP: u32 = (0x0800_u16).to_be() as u32;
+const ETH_P_IPV6: u32 = (0x86dd_u16).to_be() as u32;
+/// Where the destination address stands in an IPv4 and in an IPv6 header.
+const IPV4_DESTINATION: usize = 16;
+const IPV6_DESTINATION: usize = 24;
+
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    let Some(address) = destination(&ctx) else { return PASS };
+    // SAFETY: the agent fills the map before it attaches and adds to it at most; no entry changes in place.
+    match unsafe { ENDPOINTS.get(address) } {
+        None => PASS,
+        Some(endpoint) => judge(&ctx, address, *endpoint),
+    }
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
+    let party = Party::find(Ancestors::of_packet(ctx.skb.skb));
+    let decision = decide(party.ruling(endpoint), None);
+    // What passes and was judged at the first lock has been counted there. What is dropped counts here in any case.
+    let judged = origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
+    let counted = decision.passes() && (judged || decision.ruling.verdict() == Verdict::Allow);
+    if !counted {
+        count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling));
+        let mut event = AttemptEvent::new(Hook::Egress, decision);
+        event.address = address;
+        event.endpoint = endpoint;
+        event.pod = party.pod;
+        report(event);
+    }
+    if decision.passes() { PASS } else { DROP }
+}
+
+/// Where the packet goes. The data starts at the network header.
+#[inline(always)]
+fn destination(ctx: &SkBuffContext) -> Option<Address> {
+    // SAFETY: a plain read of the context.
+    match unsafe { (*ctx.skb.skb).protocol } {
+        ETH_P_IP => ctx.load(IPV4_DESTINATION).ok().map(Address::from_v4_octets),
+        ETH_P_IPV6 => ctx.load(IPV6_DESTINATION).ok().map(Address::from_v6_octets),
+        _ => None,
+    }
+}

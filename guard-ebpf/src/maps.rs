@@ -1,0 +1,75 @@
+//! All maps and load-time constants, and who writes which:
+//!
+//! ```text
+//!   agent writes                                              agent reads
+//!   ───────────                                               ───────────
+//!   ENDPOINTS  address ─▶ endpoint                            COUNTERS   pod, endpoint, ruling ─▶ count, per CPU
+//!        │ is it protected?                                   OVERFLOW   what COUNTERS had no room for
+//!        ▼                                                    LOST       events that did not go up, by reason
+//!   PODS       pod cgroup ─▶ ruling for every endpoint        EVENTS     samples of attempts
+//!        │     0 ─▶ the ruling for unidentified pods          CGROUP_CHANGES  "walk the cgroup tree again"
+//!        ▼                                                         ▲
+//!     decide ──────────────────────────────────────────────────────┘
+//!        ▲
+//!   SOCKETS    socket ─▶ creator's ancestors, judged at      (kernel only, gone with the socket)
+//!   BUDGETS    pod ─▶ events sent this second                (kernel only, least recently used go)
+//! ```
+//!
+//! | event | map that must change |
+//! |---|---|
+//! | a pod is named, its labels or the policy change | `PODS[pod]` |
+//! | the policy changes | `PODS[0]` |
+//! | a QoS class appears | `PODS[class]` = slice |
+//! | a pod's cgroup is gone, and a grace period after it | `PODS[pod]`, `COUNTERS[pod, …]` leave |
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use guard_common::{
+    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, Lost, OVERFLOW_SLOTS, PodEntry, SocketOrigin,
+};
+
+/// The id of the guarded root.
+#[unsafe(no_mangle)]
+pub static ROOT_ID: Global<u64> = Global::new(0);
+
+/// How deep the guarded root lies below the root of the cgroup tree.
+#[unsafe(no_mangle)]
+pub static ROOT_LEVEL: Global<u32> = Global::new(0);
+
+/// Whether the kernel has `bpf_set_retval` (Linux 5.18): with it a denial is ECONNREFUSED, without it EPERM. The
+/// verifier sees a constant and never looks at the branch that is not taken.
+#[unsafe(no_mangle)]
+pub static HAS_SET_RETVAL: Global<u8> = Global::new(0);
+
+#[btf_map]
+pub static ENDPOINTS: HashMap<Address, EndpointId, 64> = HashMap::new();
+
+#[btf_map]
+pub static PODS: HashMap<CgroupId, PodEntry, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Not preallocated: on a node with many CPUs the whole table would take megabytes that few nodes use.
+#[btf_map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 16384, { BPF_F_NO_PREALLOC as usize }> = PerCpuHashMap::new();
+
+#[btf_map]
+pub static OVERFLOW: PerCpuArray<u64, OVERFLOW_SLOTS> = PerCpuArray::new();
+
+#[btf_map]
+pub static LOST: PerCpuArray<u64, { Lost::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<AttemptEvent, { 256 * 1024 }> = RingBuf::new();
+
+/// Every record is a bell: its content says nothing, the cgroup tree itself is the truth.
+#[btf_map]
+pub static CGROUP_CHANGES: RingBuf<u64, { 4 * 1024 }> = RingBuf::new();
+
+#[btf_map]
+pub static BUDGETS: LruHashMap<CgroupId, Budget, 1024> = LruHashMap::new();
+
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketOrigin> = SkStorage::new();

@@ -1,0 +1,251 @@
+//! The agent: one task that owns the index, the policy in force and what was written to the kernel. Nothing else
+//! writes them.
+//!
+//! Policy, pods and cgroups come in as bells ("look again"); whatever rings, the agent reads, computes what the kernel
+//! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
+
+mod state;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    net::TcpListener,
+    select,
+    sync::{broadcast, mpsc},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    changes::Changes,
+    endpoints::Endpoints,
+    kernel::{CgroupBell, GuardedRoot, Kernel, LoadError},
+    pods::{self, ListError},
+    policy,
+    sinks::{
+        api::{self, Query},
+        log::EventLog,
+        metrics::Metrics,
+    },
+};
+use state::State;
+
+pub use state::{PodStatus, PolicyStatus, RulingStatus, Status};
+
+/// What the agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cgroup v2 mount.
+    pub cgroup_mount: PathBuf,
+    /// The guarded root, relative to the mount. Left out: it is looked for, and waited for.
+    pub guarded_root: Option<PathBuf>,
+    pub policy: PathBuf,
+    pub pods_from: PathBuf,
+    pub node_name: Option<String>,
+    pub endpoints: Endpoints,
+    pub events: PathBuf,
+    pub listen: SocketAddr,
+    pub socket: PathBuf,
+}
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    PolicyRead(#[from] policy::ReadError),
+    #[error("the policy {path} is not accepted:\n\n{problems}")]
+    PolicyRefused { path: PathBuf, problems: String },
+    #[error(transparent)]
+    Pods(#[from] ListError),
+    #[error("look for the guarded root below {mount}")]
+    Root { mount: PathBuf, #[source] source: io::Error },
+    #[error(transparent)]
+    Kernel(#[from] LoadError),
+    #[error("write the ruling for unidentified pods")]
+    Unidentified(#[source] crate::kernel::WriteError),
+    #[error("make the metrics")]
+    Metrics(#[from] prometheus::Error),
+    #[error("listen on {address}")]
+    Listen { address: SocketAddr, #[source] source: io::Error },
+    #[error("listen on the socket {path}")]
+    Socket { path: PathBuf, #[source] source: io::Error },
+    #[error("open the event log {path}")]
+    EventLog { path: PathBuf, #[source] source: io::Error },
+    #[error("read from the kernel")]
+    Stream(#[source] io::Error),
+}
+
+/// How long after a change the tree is not walked again: a burst of changes is one walk.
+const WALK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often the tree is walked when no bell rings, and what is gone is tidied away.
+const WALK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How many event lines may wait for a reader of the API.
+const EVENT_QUEUE: usize = 1024;
+
+/// Runs the agent until `shutdown` ends. It must run inside a `LocalSet`.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+    tokio::pin!(shutdown);
+    let metrics = Metrics::new()?;
+    let policy = state::first_policy(&settings)?;
+    let log = EventLog::open(&settings.events)
+        .map_err(|source| AgentError::EventLog { path: settings.events.clone(), source })?;
+    let (queries_sender, mut queries) = mpsc::channel(16);
+    let (events_sender, _) = broadcast::channel(EVENT_QUEUE);
+    let api = api::Agent { queries: queries_sender, events: events_sender.clone() };
+    let listen = serve(&settings, api).await?;
+
+    let root = select! {
+        root = find_root(&settings) => root?,
+        () = unready(&mut queries) => unreachable!("the API never hangs up"),
+        () = &mut shutdown => return Ok(()),
+    };
+    let mut kernel = Kernel::load(root, &settings.endpoints)?;
+    let mut bell = kernel.attach_bells().map(Some).unwrap_or_else(no_bell(&metrics));
+    let mut events = kernel.take_events()?;
+    let mut kernel_log = kernel.take_log()?;
+    let counters = kernel.take_counters()?;
+
+    // Watching begins before the first look, so that no change falls between the two.
+    let mut policy_changes = Changes::of(&settings.policy);
+    let mut pod_changes = Changes::of(&settings.pods_from);
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy);
+    state.reload_pods()?;
+    state.walk();
+    state.seal()?;
+    tracing::info!(
+        root = %state.root().display(), policy = state.policy_sha256(), metrics = %listen,
+        "guarding"
+    );
+
+    let mut next_walk = Instant::now() + WALK_INTERVAL;
+    let mut last_walk = Instant::now();
+    loop {
+        let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
+        select! {
+            () = &mut shutdown => break,
+            () = policy_changes.next() => state.reload_policy(),
+            () = pod_changes.next() => if let Err(error) = state.reload_pods() {
+                tracing::error!(error = chain(&error), "the list of pods is not read; the last one stays");
+            },
+            rang = ring(&mut bell) => {
+                rang.map_err(AgentError::Stream)?;
+                next_walk = next_walk.min(soon(last_walk));
+            }
+            () = sleep_until(next_walk) => {
+                state.walk();
+                last_walk = Instant::now();
+                next_walk = last_walk + WALK_INTERVAL;
+            }
+            () = sleep_until(state.next_tidying()) => state.tidy(),
+            unreadable = events.drain(|event| {
+                let attempt = state.attribute(&event);
+                if attempt.namespace.is_none() {
+                    next_walk = next_walk.min(soon(last_walk));
+                }
+                let line: Arc<str> = serde_json::to_string(&attempt).expect("plain data").into();
+                // No one may be listening.
+                let _ = events_sender.send(Arc::clone(&line));
+                if log.line(line).is_err() {
+                    state.lose_log_line();
+                }
+            }) => state.lose_unreadable(unreadable.map_err(AgentError::Stream)?),
+            forwarded = kernel_log.forward() => forwarded.map_err(AgentError::Stream)?,
+            Some(query) = queries.recv() => match query {
+                Query::Metrics(reply) => drop(reply.send(state.metrics())),
+                Query::Status(reply) => {
+                    drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
+                }
+                Query::Ready(reply) => drop(reply.send(Ok(()))),
+            },
+        }
+    }
+    tracing::info!("ending: the programs are detached, and this node is no longer guarded");
+    Ok(())
+}
+
+/// Opens both doors of the API and tells the address of the first.
+async fn serve(settings: &Settings, api: api::Agent) -> Result<SocketAddr, AgentError> {
+    let address = settings.listen;
+    let failed = |source| AgentError::Listen { address, source };
+    let tcp = TcpListener::bind(address).await.map_err(failed)?;
+    let listen = tcp.local_addr().map_err(failed)?;
+    let unix = api::listen_unix(&settings.socket)
+        .map_err(|source| AgentError::Socket { path: settings.socket.clone(), source })?;
+    tokio::task::spawn_local(api::serve_tcp(tcp, api.clone()));
+    tokio::task::spawn_local(api::serve_unix(unix, api));
+    Ok(listen)
+}
+
+/// The guarded root, once it is there: the kubelet may not have made it yet.
+async fn find_root(settings: &Settings) -> Result<GuardedRoot, AgentError> {
+    let mount = &settings.cgroup_mount;
+    let mut told = false;
+    loop {
+        let found = match &settings.guarded_root {
+            Some(root) => mount.join(root).is_dir().then(|| mount.join(root)),
+            None => pods::find_guarded_root(mount)
+                .map_err(|source| AgentError::Root { mount: mount.clone(), source })?,
+        };
+        if let Some(path) = found {
+            return Ok(GuardedRoot::open(mount, &path)?);
+        }
+        if !told {
+            tracing::info!(mount = %mount.display(), "waiting for the guarded root: no pods' cgroup is there yet");
+            told = true;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Answers the API while there is nothing to guard yet.
+async fn unready(queries: &mut mpsc::Receiver<Query>) {
+    while let Some(query) = queries.recv().await {
+        match query {
+            Query::Ready(reply) => drop(reply.send(Err("waiting for the guarded root".to_owned()))),
+            // Dropping the reply says that there is no answer yet.
+            Query::Metrics(_) | Query::Status(_) => {}
+        }
+    }
+}
+
+/// Waits for the bell; without one, for ever: the clock drives the walks then.
+async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
+    match bell {
+        Some(bell) => bell.rang().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn no_bell(metrics: &Metrics) -> impl FnOnce(LoadError) -> Option<CgroupBell> {
+    |error| {
+        tracing::warn!(
+            error = chain(&error),
+            "no events for new cgroups: the tree is walked every {} s instead, and pods stay unidentified longer",
+            WALK_INTERVAL.as_secs()
+        );
+        metrics.set_degraded("cgroup_events", true);
+        None
+    }
+}
+
+/// When this node booted, by today's wall clock: kernel events are stamped with the time since then.
+fn boot_time() -> Timestamp {
+    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default();
+    Timestamp::now() - since_boot
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,71 @@
+//! Tells when a file or a folder may have changed: policy files, the list of pods.
+//!
+//! The folder that holds it is watched, so that a file replaced by renaming and a ConfigMap volume's symlink swap are
+//! seen. A bell only: whoever hears it reads again and compares. It also rings by the clock, for folders that can't be
+//! watched or were replaced themselves.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::mpsc, time::sleep};
+
+/// Changes in quick succession are one.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long a change can go unseen when watching fails.
+const FALLBACK: Duration = Duration::from_secs(30);
+
+/// The bell of one file or folder.
+pub struct Changes {
+    folder: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    rings: mpsc::Receiver<()>,
+}
+
+impl Changes {
+    /// Watches `path`: a folder for what is in it, a file by the folder that it lies in.
+    pub fn of(path: &Path) -> Self {
+        let folder = if path.is_dir() { path } else { parent(path) };
+        let (ring, rings) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading the files makes events of its own, which must not ring again.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = ring.try_send(());
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot watch; looking by the clock"))
+            .ok();
+        let mut changes = Self { folder: folder.to_owned(), watcher, rings };
+        changes.watch();
+        changes
+    }
+
+    /// Waits until there may be a change.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            Some(()) = self.rings.recv() => {
+                sleep(SETTLE).await;
+                while self.rings.try_recv().is_ok() {}
+            }
+            () = sleep(FALLBACK) => {}
+        }
+        // A folder that was removed and made again has lost its watch; watching a second time does no harm.
+        self.watch();
+    }
+
+    fn watch(&mut self) {
+        if let Some(watcher) = &mut self.watcher
+            && let Err(error) = watcher.watch(&self.folder, RecursiveMode::NonRecursive)
+        {
+            tracing::debug!(%error, folder = %self.folder.display(), "cannot watch; looking by the clock");
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -1,0 +1,52 @@
+//! The command line. Each command is a struct of its arguments with a `run`.
+
+mod check;
+mod client;
+mod completions;
+mod explain;
+mod run;
+mod status;
+mod style;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// See which pods still use the node's IAM role, and stop them, without breaking the ones that must.
+#[derive(Debug, Parser)]
+#[command(name = "imds-guard", version, max_term_width = 110)]
+#[command(after_help = "\
+Start here:
+  imds-guard doctor                  what this host can do
+  imds-guard check policy.yaml       is the policy right, and if not, where
+  imds-guard run --pods-from pods.json --policy policy/
+  imds-guard watch                   who asks for what, as it happens")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Explain(explain::Explain),
+    Watch(watch::Watch),
+    Status(status::Status),
+    Completions(completions::Completions),
+}
+
+impl Cli {
+    /// Runs the command. An error is for `main` to print, once.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(run) => run.run(),
+            Command::Check(check) => check.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Watch(watch) => watch.run(),
+            Command::Status(status) => status.run(),
+            Command::Completions(completions) => completions.run(),
+        }
+    }
+}

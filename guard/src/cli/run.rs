@@ -1,0 +1,137 @@
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    agent::{self, Settings},
+    endpoints::Endpoints,
+    pods,
+};
+
+/// Guard this node: attach the kernel programs, decide by the policy, and tell who asked.
+///
+/// The agent ends on SIGTERM or SIGINT, and with it the guard: the programs are detached.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The policy: a folder, of which every *.yaml counts in name order, or one file. It is read again when it changes
+    #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]
+    policy: PathBuf,
+
+    /// The pods of this node, as `kubectl get pods -A -o json` prints them. It is read again when it changes. With
+    /// `kubectl get pods,namespaces,nodes -A -o json` the policy can also select by their labels
+    #[arg(long, value_name = "FILE")]
+    pods_from: PathBuf,
+
+    /// This node's name: of the list only its own pods count. Left out: all do
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+
+    /// The cgroup v2 mount. Left out: found in /proc/self/mountinfo
+    #[arg(long, value_name = "PATH")]
+    cgroup_mount: Option<PathBuf>,
+
+    /// The cgroup under which all pods live, relative to the mount. Left out: `kubepods`, `kubepods.slice` or the like
+    /// is looked for, and waited for
+    #[arg(long, value_name = "PATH")]
+    guarded_root: Option<PathBuf>,
+
+    /// A further endpoint to guard, or a further address of one: NAME=ADDRESS[,ADDRESS…]. Can be given again
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: Vec<String>,
+
+    /// Where the event log goes, a JSON object a line: a file, or - for the standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    events: PathBuf,
+
+    /// Where Prometheus finds /metrics, and probes /healthz and /readyz
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9811")]
+    listen: SocketAddr,
+
+    /// The socket for `imds-guard status` and `watch`
+    #[arg(long, value_name = "PATH", default_value = super::client::SOCKET)]
+    socket: PathBuf,
+
+    /// The form of the agent's own log, on the standard error. What is logged can be chosen with RUST_LOG
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Run {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        start_log(self.log_format);
+        let settings = self.settings()?;
+        // One thread: the agent is one task, and a small agent is part of the promise.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&runtime, async {
+            let shutdown = shutdown_signal()?;
+            agent::run(settings, shutdown).await.map_err(anyhow::Error::from)
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn settings(self) -> anyhow::Result<Settings> {
+        Ok(Settings {
+            cgroup_mount: match self.cgroup_mount {
+                Some(mount) => mount,
+                None => cgroup_mount()?,
+            },
+            guarded_root: self.guarded_root,
+            policy: self.policy,
+            pods_from: self.pods_from,
+            node_name: self.node_name,
+            endpoints: Endpoints::with(&self.endpoint)?,
+            events: self.events,
+            listen: self.listen,
+            socket: self.socket,
+        })
+    }
+}
+
+/// Finds the cgroup v2 mount.
+fn cgroup_mount() -> anyhow::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    pods::find_cgroup2_mount(&mounts)
+        .context("cgroup v2 is not mounted: name its mount with --cgroup-mount, or see `imds-guard doctor`")
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,80 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use comfy_table::Cell;
+use http_body_util::BodyExt;
+
+use super::{client, style};
+use crate::{
+    agent::{self, PodStatus, RulingStatus},
+    endpoints::Endpoints,
+    text::escape,
+};
+
+/// Show what the agent on this node guards: its policy, its pods, and what each may do.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// The running agent's socket
+    #[arg(long, value_name = "PATH", default_value = client::SOCKET)]
+    socket: PathBuf,
+
+    /// Print JSON, with every endpoint
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let body = client::block_on(async {
+            Ok(client::get(&self.socket, "/status").await?.collect().await?.to_bytes())
+        })?;
+        if self.json {
+            println!("{}", String::from_utf8_lossy(&body));
+        } else {
+            print(&serde_json::from_slice(&body)?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(status: &agent::Status) {
+    println!("imds-guard {}{}", status.version, status.node.as_ref().map_or(String::new(), |n| format!(" on {n}")));
+    println!("  guarded root  {}", status.guarded_root);
+    println!("  policy        {} (sha256 {})", status.policy.path, status.policy.sha256);
+    println!("  enforcing     {}", if status.enforcing { "yes" } else { "no: denials are only recorded" });
+    println!("  metrics       http://{}/metrics", status.listen);
+    if !status.degraded.is_empty() {
+        println!("  degraded      {}", status.degraded.join(", "));
+    }
+    if let Some(refused) = &status.policy.refused {
+        println!("\nThe policy as it stands now is refused; the one above goes on deciding:\n\n{refused}");
+    }
+    println!();
+    if status.pods.is_empty() {
+        println!("No pods.");
+        return;
+    }
+    let mut table = style::table(&["NAMESPACE", "POD", "SERVICE ACCOUNT", "IMDS", "RULE"]);
+    let mut pods: Vec<_> = status.pods.iter().collect();
+    pods.sort_by_key(|pod| (&pod.namespace, &pod.pod));
+    for pod in pods {
+        table.add_row(row(pod));
+    }
+    println!("{table}");
+}
+
+fn row(pod: &PodStatus) -> Vec<Cell> {
+    let name = |name: &Option<String>| Cell::new(name.as_ref().map_or("?".to_owned(), |n| escape(n.as_bytes())));
+    let unknown = RulingStatus { verdict: "deny".to_owned(), mode: "enforce".to_owned(), rule: "none".to_owned() };
+    let ruling = pod.rulings.get(Endpoints::IMDS).unwrap_or(&unknown);
+    vec![
+        name(&pod.namespace),
+        pod.pod.as_ref().map_or_else(
+            || Cell::new(format!("unidentified, cgroup {}", pod.cgroup)),
+            |pod| Cell::new(escape(pod.as_bytes())),
+        ),
+        name(&pod.service_account),
+        style::outcome_cell(&ruling.verdict, &ruling.mode),
+        Cell::new(&ruling.rule),
+    ]
+}

@@ -1,0 +1,74 @@
+//! Reading the per-CPU counters.
+
+use std::collections::BTreeSet;
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use guard_common::{CgroupId, CounterKey, Lost, OVERFLOW_SLOTS};
+
+use super::load::LoadError;
+
+/// The counters of the kernel programs. They only ever grow.
+pub struct Counters {
+    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+    overflow: PerCpuArray<MapData, u64>,
+    lost: PerCpuArray<MapData, u64>,
+}
+
+/// All counters at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Decisions by pod, endpoint and ruling. A key without a pod counts what the map had no room for.
+    pub decisions: Vec<(CounterKey, u64)>,
+    /// Events that did not go up.
+    pub lost: Vec<(Lost, u64)>,
+}
+
+impl Counters {
+    pub(super) fn new(counters: Map, overflow: Map, lost: Map) -> Result<Self, LoadError> {
+        let failed = |name| move |source| LoadError::Map { name, source: Box::new(source) };
+        Ok(Self {
+            counters: counters.try_into().map_err(failed("COUNTERS"))?,
+            overflow: overflow.try_into().map_err(failed("OVERFLOW"))?,
+            lost: lost.try_into().map_err(failed("LOST"))?,
+        })
+    }
+
+    /// Reads everything.
+    pub fn read(&self) -> Result<Reading, MapError> {
+        let mut reading = Reading::default();
+        for entry in self.counters.iter() {
+            let (key, values) = entry?;
+            reading.decisions.push((key, sum(&values)));
+        }
+        for slot in 0..u32::try_from(OVERFLOW_SLOTS).expect("a small constant") {
+            let count = sum(&self.overflow.get(&slot, 0)?);
+            if count > 0 {
+                reading.decisions.push((CounterKey::of_overflow_slot(slot), count));
+            }
+        }
+        for reason in Lost::ALL {
+            reading.lost.push((*reason, sum(&self.lost.get(&u32::from(reason.code()), 0)?)));
+        }
+        Ok(reading)
+    }
+
+    /// Removes the counters of pods that are gone. What they held must have been read before.
+    pub fn forget(&mut self, pods: &BTreeSet<CgroupId>) -> Result<(), MapError> {
+        let keys: Vec<CounterKey> = self
+            .counters
+            .keys()
+            .filter(|key| key.as_ref().map_or(true, |key| pods.contains(&key.cgroup)))
+            .collect::<Result<_, _>>()?;
+        for key in keys {
+            match self.counters.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sum(values: &PerCpuValues<u64>) -> u64 {
+    values.iter().sum()
+}

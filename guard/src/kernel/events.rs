@@ -1,0 +1,95 @@
+//! The three streams that come up: events, cgroup changes, and the programs' own log.
+#![expect(unsafe_code, reason = "tokio watches ring buffers by their file descriptor")]
+
+use std::{io, os::fd::AsRawFd};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, RingBuf},
+};
+use aya_log::EbpfLogger;
+use guard_common::AttemptEvent;
+use tokio::io::{Interest, unix::AsyncFd};
+use zerocopy::FromBytes;
+
+use super::load::LoadError;
+
+/// Samples of attempts.
+pub struct Events(AsyncFd<RingBuf<MapData>>);
+
+impl Events {
+    pub(super) fn new(map: Map) -> Result<Self, LoadError> {
+        Ok(Self(watch(ring(map, "EVENTS")?, "EVENTS")?))
+    }
+
+    /// Waits until there are events and hands each to `take`. Records of another size than ours are counted as
+    /// unreadable and returned.
+    pub async fn drain(&mut self, mut take: impl FnMut(AttemptEvent)) -> io::Result<u64> {
+        let mut ready = self.0.readable_mut().await?;
+        let ring = ready.get_inner_mut();
+        let mut unreadable = 0;
+        while let Some(record) = ring.next() {
+            match AttemptEvent::read_from_bytes(&record) {
+                Ok(event) => take(event),
+                Err(_) => unreadable += 1,
+            }
+        }
+        ready.clear_ready();
+        Ok(unreadable)
+    }
+}
+
+/// Rings when a cgroup was made or removed, anywhere on the node.
+pub struct CgroupBell(AsyncFd<RingBuf<MapData>>);
+
+impl CgroupBell {
+    pub(super) fn new(map: Map) -> Result<Self, LoadError> {
+        Ok(Self(watch(ring(map, "CGROUP_CHANGES")?, "CGROUP_CHANGES")?))
+    }
+
+    /// Waits for the next ring. All rings since the last call are one.
+    pub async fn rang(&mut self) -> io::Result<()> {
+        let mut ready = self.0.readable_mut().await?;
+        while ready.get_inner_mut().next().is_some() {}
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+/// What the kernel programs have to say about themselves; it goes into the agent's own log.
+pub struct KernelLog(AsyncFd<Logger>);
+
+/// aya-log's logger, by its file descriptor.
+struct Logger(EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let logger = EbpfLogger::init(ebpf).map_err(|source| LoadError::Log(Box::new(source)))?;
+        Ok(Self(watch(Logger(logger), "AYA_LOGS")?))
+    }
+
+    /// Waits for lines and logs them.
+    pub async fn forward(&mut self) -> io::Result<()> {
+        let mut ready = self.0.readable_mut().await?;
+        ready.get_inner_mut().0.flush();
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+impl AsRawFd for Logger {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsFd;
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+fn ring(map: Map, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+    map.try_into().map_err(|source| LoadError::Map { name, source: Box::new(source) })
+}
+
+fn watch<T: AsRawFd>(inner: T, name: &'static str) -> Result<AsyncFd<T>, LoadError> {
+    // SAFETY: `inner` owns its descriptor, keeps it open for as long as it lives, and is owned by the `AsyncFd`.
+    unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }
+        .map_err(|error| LoadError::Watch { name, source: error.into() })
+}

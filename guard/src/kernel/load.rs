@@ -1,0 +1,144 @@
+//! From the object file to attached programs.
+
+use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapError},
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, ProgramType, RawTracePoint},
+    sys::{BpfHelper, is_helper_supported},
+};
+use guard_common::{Address, CgroupId, EndpointId};
+
+use crate::endpoints::Endpoints;
+
+/// The kernel programs, built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_GUARD_BPF_OBJECT"));
+
+/// Why the kernel programs could not be brought to work.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("open the guarded root {path}")]
+    Root { path: PathBuf, #[source] source: io::Error },
+    #[error("load the kernel programs (`imds-guard doctor` tells what this host lacks)")]
+    Object(#[source] Box<aya::EbpfError>),
+    #[error("the kernel object has no {what} `{name}`")]
+    Missing { what: &'static str, name: &'static str },
+    #[error("load the program `{name}`")]
+    Program { name: &'static str, #[source] source: Box<ProgramError> },
+    #[error("attach the program `{name}` to the guarded root {path}{}", .remedy.as_deref().unwrap_or_default())]
+    Attach { name: &'static str, path: PathBuf, remedy: Option<String>, #[source] source: Box<ProgramError> },
+    #[error("open the map `{name}`")]
+    Map { name: &'static str, #[source] source: Box<MapError> },
+    #[error("open the kernel programs' log")]
+    Log(#[source] Box<aya_log::Error>),
+    #[error("watch the ring buffer `{name}`")]
+    Watch { name: &'static str, #[source] source: io::Error },
+}
+
+/// The cgroup under which all pods live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardedRoot {
+    pub path: PathBuf,
+    pub id: CgroupId,
+    /// How deep it lies below the root of the cgroup tree.
+    pub level: u32,
+}
+
+impl GuardedRoot {
+    /// The guarded root at `relative` below the cgroup v2 mount.
+    pub fn open(mount: &std::path::Path, relative: &std::path::Path) -> Result<Self, LoadError> {
+        let path = mount.join(relative);
+        let metadata =
+            fs::metadata(&path).map_err(|source| LoadError::Root { path: path.clone(), source })?;
+        let level = u32::try_from(relative.components().count()).expect("a path has fewer parts");
+        Ok(Self { path, id: CgroupId(metadata.ino()), level })
+    }
+}
+
+/// Loads the object for one guarded root: all maps made, no program attached, the endpoints filled in.
+pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, LoadError> {
+    let has_set_retval = u8::from(has_set_retval());
+    let mut ebpf = EbpfLoader::new()
+        // No program reads a kernel structure, so none needs the kernel's own types, which would cost 40 MB to parse.
+        .btf(None)
+        .override_global("ROOT_ID", &root.id.0, true)
+        .override_global("ROOT_LEVEL", &root.level, true)
+        .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+        .load(OBJECT)
+        .map_err(|source| LoadError::Object(Box::new(source)))?;
+    let map = ebpf.map_mut("ENDPOINTS").ok_or(LoadError::Missing { what: "map", name: "ENDPOINTS" })?;
+    let mut table: HashMap<_, Address, EndpointId> =
+        map.try_into().map_err(|source| LoadError::Map { name: "ENDPOINTS", source: Box::new(source) })?;
+    for (id, endpoint) in endpoints.iter() {
+        for address in &endpoint.addresses {
+            table
+                .insert(Address::from(*address), id, 0)
+                .map_err(|source| LoadError::Map { name: "ENDPOINTS", source: Box::new(source) })?;
+        }
+    }
+    Ok(ebpf)
+}
+
+/// Attaches every program. From the moment this returns, every attempt of every guarded process is decided.
+pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadError> {
+    let folder = fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
+    let failed = |name: &'static str| {
+        let root = root.clone();
+        move |source: ProgramError| LoadError::Attach {
+            name,
+            path: root.path,
+            remedy: remedy(&source),
+            source: Box::new(source),
+        }
+    };
+    // `Single` stands for the flags 0 that links require; links stack beside each other all the same.
+    let mode = CgroupAttachMode::Single;
+    macro_rules! each {
+        ($kind:ty: $($name:literal),+ => |$program:ident| $attach:expr) => {$({
+            let $program = program::<$kind>(ebpf, $name)?;
+            $program.load().map_err(|source| LoadError::Program { name: $name, source: Box::new(source) })?;
+            $attach.map_err(failed($name))?;
+        })+};
+    }
+    each!(CgroupSock: "sock_create" => |program| program.attach(&folder, mode));
+    each!(CgroupSkb: "egress" => |program| program.attach(&folder, CgroupSkbAttachType::Egress, mode));
+    each!(CgroupSockAddr: "connect4", "connect6", "sendmsg4", "sendmsg6" => |program| program.attach(&folder, mode));
+    Ok(())
+}
+
+/// Attaches the bells that ring when the cgroup tree changes. Without them the agent walks the tree by the clock.
+pub(super) fn attach_bells(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in ["cgroup_mkdir", "cgroup_rmdir"] {
+        let failed = |source| LoadError::Program { name, source: Box::new(source) };
+        let program = program::<RawTracePoint>(ebpf, name)?;
+        program.load().map_err(failed)?;
+        program.attach(name).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(LoadError::Missing { what: "program", name })?
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source: Box::new(source) })
+}
+
+/// EPERM here has one usual cause, and the kernel does not name it.
+fn remedy(error: &ProgramError) -> Option<String> {
+    let ProgramError::SyscallError(error) = error else { return None };
+    (error.io_error.raw_os_error() == Some(libc::EPERM)).then(|| {
+        ": a program that was attached without BPF_F_ALLOW_MULTI, here or above, shuts others out; \
+         `imds-guard doctor` names it"
+            .to_owned()
+    })
+}
+
+/// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.
+fn has_set_retval() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+}

@@ -1,0 +1,356 @@
+//! What this host can do, found by trying it.
+//!
+//! [`Facts`] are plain data: what was found, not whether it is good enough. Nothing here fails: what can't be found
+//! out without privileges is a fact too. Nothing is attached, pinned or left behind.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    maps::MapType,
+    programs::{ProgramInfo, ProgramType, loaded_programs},
+    sys::{BpfHelper, is_helper_supported, is_map_supported},
+};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
+
+use crate::pods;
+
+/// What was found out about this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// As `uname -r` says it: `6.1.0-18-cloud-amd64`.
+    pub kernel_release: String,
+    /// `None` where no cgroup v2 hierarchy is mounted.
+    pub cgroup_mount: Option<CgroupMount>,
+    /// Relative to the mount; `None` while it is not there.
+    pub guarded_root: Option<PathBuf>,
+    /// Whether the kernel describes its own types in `/sys/kernel/btf/vmlinux`.
+    pub btf: bool,
+    /// Whether a bpffs is mounted at [`BPFFS`].
+    pub bpffs: bool,
+    /// What this process may do.
+    pub capabilities: Capabilities,
+    /// The helper `bpf_set_retval` (Linux 5.18) in connect programs.
+    pub set_retval: Support,
+    /// Ring buffers (Linux 5.8).
+    pub ring_buffer: Support,
+    /// Storage kept with a socket (Linux 5.2).
+    pub socket_storage: Support,
+    /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
+    /// needs; or why they can't be listed.
+    pub attachments: Result<Vec<Attachment>, String>,
+    /// How much memory this process may lock (`RLIMIT_MEMLOCK`), in bytes; `None` for no limit.
+    pub locked_memory: Option<u64>,
+}
+
+/// Where bpffs is expected.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Where the cgroup v2 hierarchy is said or found to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupMount {
+    pub path: PathBuf,
+    pub hierarchy: Hierarchy,
+}
+
+/// What kind of cgroup hierarchy a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// cgroup v2 alone.
+    Pure,
+    /// cgroup v2 beside the controllers of v1.
+    Hybrid,
+    /// No cgroup v2 at all.
+    NotCgroup2,
+}
+
+/// Whether the kernel supports something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    Yes,
+    No,
+    /// It could not be tried, and why.
+    Unknown(String),
+}
+
+/// A capability that the agent has a use for, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Capability {
+    NetAdmin = 12,
+    SysPtrace = 19,
+    SysAdmin = 21,
+    Perfmon = 38,
+    Bpf = 39,
+}
+
+/// The effective capabilities of a process, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(pub u64);
+
+impl Capabilities {
+    pub const fn has(self, capability: Capability) -> bool {
+        self.0 >> (capability as u8) & 1 == 1
+    }
+}
+
+/// What is attached to one cgroup at one hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The hook's name as libbpf and bpftool write it.
+    pub hook: &'static str,
+    pub cgroup: PathBuf,
+    /// How many levels the cgroup lies above the guarded root, or above one that is still to be made.
+    pub levels_up: usize,
+    pub sharing: Sharing,
+    pub programs: Vec<AttachedProgram>,
+}
+
+/// Whether the programs of a cgroup and a hook let others in beside them or below them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Attached without flags: no other program may be attached here or below.
+    Exclusive,
+    /// `BPF_F_ALLOW_OVERRIDE`: one that is attached below replaces it there; none may join it here.
+    Overridable,
+    /// `BPF_F_ALLOW_MULTI`, and all links: everyone runs.
+    Shared,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedProgram {
+    pub id: u32,
+    /// `None` where the kernel doesn't tell it to this process.
+    pub name: Option<String>,
+}
+
+impl Facts {
+    /// Finds out what this host can do. `cgroup_mount`, and `guarded_root` relative to it, are looked for where they
+    /// are not given.
+    pub fn probe(cgroup_mount: Option<&Path>, guarded_root: Option<&Path>) -> Self {
+        let cgroup_mount = find_mount(cgroup_mount);
+        let hierarchy = cgroup_mount.as_ref().filter(|mount| mount.hierarchy != Hierarchy::NotCgroup2);
+        let guarded_root = hierarchy.and_then(|mount| find_root(&mount.path, guarded_root));
+        let attachments =
+            hierarchy.map_or(Ok(Vec::new()), |mount| attachments(&mount.path, guarded_root.as_deref()));
+        Self {
+            kernel_release: read("/proc/sys/kernel/osrelease").trim_end().to_owned(),
+            guarded_root,
+            btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            bpffs: is_file_system(Path::new(BPFFS), BPF_FS_MAGIC),
+            capabilities: effective_capabilities(&read("/proc/self/status")),
+            set_retval: support(is_helper_supported(
+                ProgramType::CgroupSockAddr,
+                BpfHelper::BPF_FUNC_set_retval,
+            )),
+            ring_buffer: support(is_map_supported(MapType::RingBuf)),
+            socket_storage: support(is_map_supported(MapType::SkStorage)),
+            attachments: attachments.map_err(|error| error.to_string()),
+            locked_memory: locked_memory(&read("/proc/self/limits")),
+            cgroup_mount,
+        }
+    }
+}
+
+/// The text of a file in /proc. All of them exist wherever an agent can run; a missing one tells nothing.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn find_mount(given: Option<&Path>) -> Option<CgroupMount> {
+    let mountinfo = read("/proc/self/mountinfo");
+    let path = given.map(Path::to_owned).or_else(|| pods::find_cgroup2_mount(&mountinfo))?;
+    let hierarchy = if !is_file_system(&path, CGROUP2_SUPER_MAGIC) {
+        Hierarchy::NotCgroup2
+    } else if mountinfo.lines().any(|line| line.contains(" - cgroup ")) {
+        Hierarchy::Hybrid
+    } else {
+        Hierarchy::Pure
+    };
+    Some(CgroupMount { path, hierarchy })
+}
+
+fn find_root(mount: &Path, given: Option<&Path>) -> Option<PathBuf> {
+    match given {
+        Some(root) => mount.join(root).is_dir().then(|| root.to_owned()),
+        None => pods::find_guarded_root(mount).ok().flatten(),
+    }
+}
+
+fn is_file_system(path: &Path, kind: FsType) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == kind)
+}
+
+fn effective_capabilities(status: &str) -> Capabilities {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    Capabilities(line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default())
+}
+
+fn locked_memory(limits: &str) -> Option<u64> {
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn support(probed: Result<bool, impl Error>) -> Support {
+    match probed {
+        Ok(true) => Support::Yes,
+        Ok(false) => Support::No,
+        Err(error) => Support::Unknown(innermost(&error)),
+    }
+}
+
+/// The cause at the bottom: what the kernel said.
+fn innermost(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+/// The hooks that the guard attaches to, with the kernel's numbers for them (`enum bpf_attach_type`).
+const HOOKS: [(&str, u32); 6] = [
+    ("cgroup_skb/egress", 1),
+    ("cgroup/sock_create", 2),
+    ("cgroup/connect4", 10),
+    ("cgroup/connect6", 11),
+    ("cgroup/sendmsg4", 14),
+    ("cgroup/sendmsg6", 15),
+];
+
+/// What is attached to the guarded `root` and to every cgroup above it up to the `mount`, nearest first.
+fn attachments(mount: &Path, root: Option<&Path>) -> io::Result<Vec<Attachment>> {
+    let mut found = Vec::new();
+    let root = root.unwrap_or(Path::new("not made yet"));
+    for (levels_up, cgroup) in root.ancestors().map(|cgroup| mount.join(cgroup)).enumerate() {
+        if !cgroup.exists() {
+            continue;
+        }
+        let folder = File::open(&cgroup)?;
+        for (hook, attach_type) in HOOKS {
+            let (sharing, ids) = query(&folder, attach_type)?;
+            let programs: Vec<_> = ids.into_iter().map(|id| AttachedProgram { id, name: None }).collect();
+            if !programs.is_empty() {
+                found.push(Attachment { hook, cgroup: cgroup.clone(), levels_up, sharing, programs });
+            }
+        }
+    }
+    name_programs(&mut found);
+    Ok(found)
+}
+
+/// Names the programs as far as the kernel tells: that needs `CAP_SYS_ADMIN`.
+fn name_programs(attachments: &mut [Attachment]) {
+    if attachments.is_empty() {
+        return;
+    }
+    let name = |info: &ProgramInfo| Some((info.id(), info.name_as_str()?.to_owned()));
+    let names: HashMap<_, _> = loaded_programs().filter_map(|info| name(&info.ok()?)).collect();
+    for program in attachments.iter_mut().flat_map(|attachment| &mut attachment.programs) {
+        program.name = names.get(&program.id).cloned().filter(|name| !name.is_empty());
+    }
+}
+
+/// The command of bpf(2) that lists the programs of a cgroup and a hook (Linux 4.15).
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_F_ALLOW_OVERRIDE: u32 = 1;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// How many programs one cgroup can have at one hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+
+/// The part of `union bpf_attr` that belongs to the command, to its very end: Linux 6.17 writes `revision` even
+/// when it was told that the caller's structure ends before it.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttributes {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The programs that are attached to the cgroup `folder` itself.
+fn query(folder: &File, attach_type: u32) -> io::Result<(Sharing, Vec<u32>)> {
+    let mut ids = [0_u32; MAX_PROGRAMS];
+    let mut attributes = QueryAttributes {
+        target_fd: folder.as_raw_fd().cast_unsigned(),
+        attach_type,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_cnt: u32::try_from(ids.len()).expect("a small array"),
+        ..QueryAttributes::default()
+    };
+    #[expect(unsafe_code, reason = "aya keeps its query of cgroup programs to itself")]
+    // SAFETY: the kernel reads and writes at most the given size of `attributes`, which covers every field of the
+    // command, and at most `prog_cnt` ids at `prog_ids`, which is the length of `ids`; both live past the call, and
+    // no other reference to them exists during it. `target_fd` is open as long as `folder` is borrowed.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attributes,
+            libc::c_uint::try_from(size_of::<QueryAttributes>()).expect("a small structure"),
+        )
+    };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let sharing = match attributes.attach_flags {
+        flags if flags & BPF_F_ALLOW_MULTI != 0 => Sharing::Shared,
+        flags if flags & BPF_F_ALLOW_OVERRIDE != 0 => Sharing::Overridable,
+        _ => Sharing::Exclusive,
+    };
+    Ok((sharing, ids.into_iter().take(attributes.prog_cnt as usize).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_understood() {
+        let capabilities = effective_capabilities("Name:\tx\nCapPrm:\t0\nCapEff:\t0000008000001000\n");
+        assert!(capabilities.has(Capability::Bpf) && capabilities.has(Capability::NetAdmin));
+        assert!(!capabilities.has(Capability::SysAdmin));
+        assert_eq!(effective_capabilities(""), Capabilities(0));
+
+        let line = |soft| {
+            format!("Max processes  1  1  processes\nMax locked memory         {soft}  65536  bytes\n")
+        };
+        assert_eq!(locked_memory(&line("65536")), Some(65536));
+        assert_eq!(locked_memory(&line("unlimited")), None);
+    }
+
+    #[test]
+    fn this_host_can_be_probed_with_or_without_privileges() {
+        let facts = Facts::probe(None, None);
+        assert!(facts.kernel_release.contains('.'), "{}", facts.kernel_release);
+        if !facts.capabilities.has(Capability::Bpf) && !facts.capabilities.has(Capability::SysAdmin) {
+            assert!(matches!(facts.ring_buffer, Support::Unknown(_)), "{:?}", facts.ring_buffer);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cgroup_is_said_to_be_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let facts = Facts::probe(Some(folder.path()), None);
+        let hierarchy = facts.cgroup_mount.map(|mount| mount.hierarchy);
+        assert_eq!(hierarchy, Some(Hierarchy::NotCgroup2));
+        assert_eq!(facts.attachments, Ok(Vec::new()));
+    }
+}

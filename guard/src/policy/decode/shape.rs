@@ -1,0 +1,56 @@
+//! What each key of the format takes, for error messages: the format in one table.
+
+/// A key, or an item of its list, and what may stand there.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) subject: &'static str,
+    pub(super) takes: &'static str,
+    pub(super) example: &'static str,
+}
+
+const fn shape(subject: &'static str, takes: &'static str, example: &'static str) -> Shape {
+    Shape { subject, takes, example }
+}
+
+pub(super) const FILE: Shape = shape("a policy file", "a mapping", "version: 1");
+pub(super) const VERSION: Shape = shape("`version`", "the number 1", "version: 1");
+pub(super) const HELP: Shape = shape("`help`", "a web address", "help: https://wiki.example/aws-credentials");
+pub(super) const ENFORCE: Shape =
+    shape("`enforce`", "none, all or a list of selectors", "enforce: [{ namespaces: [payments] }]");
+pub(super) const ENFORCE_ITEM: Shape =
+    shape("an item of `enforce`", "a mapping of selectors", "enforce: [{ namespaces: [payments] }]");
+pub(super) const UNIDENTIFIED: Shape = shape("`unidentified`", "allow or deny", "unidentified: deny");
+pub(super) const DEFAULT: Shape =
+    shape("`default`", "a mapping of endpoints to verdicts", "default: { imds: deny }");
+pub(super) const RULES: Shape = shape(
+    "`rules`",
+    "a list of rules",
+    "rules: [{ name: agents, match: { namespaces: [kube-system] }, imds: allow }]",
+);
+pub(super) const RULE: Shape =
+    shape("a rule", "a mapping", "- { name: agents, match: { namespaces: [kube-system] }, imds: allow }");
+pub(super) const NAME: Shape = shape("`name`", "a text", "name: node-agents");
+pub(super) const MATCH: Shape =
+    shape("`match`", "a mapping of selectors", "match: { namespaces: [payments] }");
+pub(super) const UNTIL: Shape = shape("`until`", "a date", "until: 2027-03-31");
+pub(super) const REASON: Shape = shape("`reason`", "a text", "reason: SEC-1432");
+pub(super) const NAMESPACES: Shape =
+    shape("`namespaces`", "a list of globs", "namespaces: [payments, \"team-*\"]");
+pub(super) const NAMESPACE_LABELS: Shape =
+    shape("`namespaceLabels`", "a mapping of labels to globs", "namespaceLabels: { team: payments }");
+pub(super) const SERVICE_ACCOUNTS: Shape = shape(
+    "`serviceAccounts`",
+    "a list of namespace/name globs",
+    "serviceAccounts: [kube-system/aws-node, \"monitoring/*\"]",
+);
+pub(super) const WORKLOADS: Shape =
+    shape("`workloads`", "a list of kind/name globs", "workloads: [deployment/kcl, \"daemonset/*\"]");
+pub(super) const LABELS: Shape = shape("`labels`", "a mapping of labels to globs", "labels: { app: kcl }");
+pub(super) const HOST_NETWORK: Shape = shape("`hostNetwork`", "true or false", "hostNetwork: true");
+pub(super) const NODE_LABELS: Shape =
+    shape("`nodeLabels`", "a mapping of labels to globs", "nodeLabels: { pool: canary }");
+
+pub(super) const FILE_KEYS: &[&str] = &["version", "help", "enforce", "unidentified", "default", "rules"];
+pub(super) const RULE_KEYS: &[&str] = &["name", "match", "until", "reason"];
+pub(super) const SELECTOR_KEYS: &[&str] =
+    &["namespaces", "namespaceLabels", "serviceAccounts", "workloads", "labels", "hostNetwork", "nodeLabels"];

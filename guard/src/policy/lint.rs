@@ -1,0 +1,92 @@
+//! What is allowed in a policy and is probably not meant: warnings.
+
+use guard_common::{EndpointId, Verdict};
+use jiff::civil::Date;
+
+use super::{
+    Enforce, Problem,
+    draft::{Draft, RuleDraft, Sited},
+};
+
+/// From how many days before its end a rule is reported.
+const NOTICE_DAYS: i32 = 30;
+
+pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
+    problems.extend(enforces_nothing(draft));
+    problems.extend(draft.rules.iter().filter_map(|rule| expiry(rule, today)));
+    problems.extend(draft.rules.iter().filter_map(tenants_widen));
+    for (place, rule) in draft.rules.iter().enumerate() {
+        problems.extend(unreachable(rule, &draft.rules[..place]));
+    }
+}
+
+/// To enforce where nothing is denied looks safe and guards nothing.
+fn enforces_nothing(draft: &Draft) -> Option<Problem> {
+    let enforce = draft.enforce.as_ref().filter(|enforce| enforce.value != Enforce::None)?;
+    let default = draft.default.iter().map(|default| &default.value);
+    let mut verdicts = draft.rules.iter().map(|rule| &rule.verdicts).chain(default);
+    if verdicts.any(|verdicts| verdicts.iter().any(|(_, verdict)| verdict == Verdict::Deny)) {
+        return None;
+    }
+    let remedy = "add `default: { imds: deny }`";
+    Some(Problem::warning(enforce.place.clone(), "this policy enforces, but denies nothing", remedy))
+}
+
+fn expiry(rule: &RuleDraft, today: Date) -> Option<Problem> {
+    let (name, until) = (rule.name.as_ref()?, rule.until.as_ref()?);
+    let days_left = today.until(until.value).ok()?.get_days();
+    let (name, last) = (&name.value, until.value);
+    let message = match days_left {
+        ..0 => format!("rule `{name}` has expired: it no longer matches"),
+        0 => format!("rule `{name}` expires today"),
+        1..=NOTICE_DAYS => format!("rule `{name}` expires soon: it matches until {last}"),
+        _ => return None,
+    };
+    let label = match days_left {
+        ..0 => format!("today is {today}"),
+        0 => "its last day".to_owned(),
+        1 => "one day left".to_owned(),
+        _ => format!("{days_left} days left"),
+    };
+    let remedy = "remove the rule if it is no longer needed; else agree on a new date";
+    Some(Problem::warning(until.place.clone(), message, remedy).label(label))
+}
+
+fn tenants_widen(rule: &RuleDraft) -> Option<Problem> {
+    let selector = rule.selector.as_ref()?;
+    let keys = selector.value.tenant_written();
+    let allows = rule.verdicts.iter().any(|(_, verdict)| verdict == Verdict::Allow);
+    if keys.is_empty() || !allows {
+        return None;
+    }
+    let message = format!(
+        "whoever may create pods can give themselves this access: it rests on `{}`",
+        keys.join("`, `")
+    );
+    let remedy = "add what tenants do not write: `namespaces`, `namespaceLabels` or `serviceAccounts`";
+    Some(Problem::warning(selector.place.clone(), message, remedy))
+}
+
+/// A rule that decides only what earlier rules have always decided before it.
+fn unreachable(rule: &RuleDraft, earlier: &[RuleDraft]) -> Option<Problem> {
+    let (name, selector) = (rule.name.as_ref()?, rule.selector.as_ref()?);
+    let hides = |other: &RuleDraft, endpoint: EndpointId| {
+        let covers = |hiding: &Sited<_>| hiding_covers(hiding, selector);
+        other.until.is_none()
+            && other.verdicts.of(endpoint).is_some()
+            && other.selector.as_ref().is_some_and(covers)
+    };
+    let mut hiding = None;
+    for (endpoint, _) in rule.verdicts.iter() {
+        hiding = Some(earlier.iter().find(|other| hides(other, endpoint))?);
+    }
+    let first = hiding?.name.as_ref()?;
+    let message = format!("rule `{}` is never reached", name.value);
+    let remedy = "move it before the other rule, or remove it";
+    let label = "this rule comes first and decides for all that could match";
+    Some(Problem::warning(name.place.clone(), message, remedy).related(first.place.clone(), label))
+}
+
+fn hiding_covers(hiding: &Sited<super::Selector>, hidden: &Sited<super::Selector>) -> bool {
+    hiding.value.is_universal() || hiding.value == hidden.value
+}

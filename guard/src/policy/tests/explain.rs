@@ -1,0 +1,86 @@
+//! The way to an outcome, as `imds-guard explain` tells it.
+
+use guard_common::{Mode, Verdict};
+
+use super::{
+    super::{EnforceTrace, Fate, Mismatch, Outcome, RuleName},
+    TODAY, kcl, policy,
+};
+
+const POLICY: &str = "version: 1
+enforce: [{ namespaces: [payments] }, { nodeLabels: { pool: \"can*\" }, hostNetwork: false }]
+default: { imds: deny }
+rules:
+  - { name: over, match: { namespaces: [ingest] }, imds: allow, until: 2026-06-01, reason: done }
+  - name: elsewhere
+    match:
+      namespaces: [ops, \"team-*\"]
+      namespaceLabels: { team: ops, zone: a }
+      serviceAccounts: [\"*/default\"]
+      workloads: [daemonset/kcl]
+      labels: { app: \"*\" }
+      hostNetwork: true
+    imds: allow
+  - { name: here, match: { namespaces: [ingest] }, imds: allow }
+  - { name: too-late, match: { workloads: [deployment/kcl] }, imds: deny }
+";
+
+#[test]
+fn every_rule_tells_how_far_it_came() {
+    let explanation = policy(POLICY).explain(&kcl(), TODAY);
+    let fate = |name: &str| {
+        let trace = explanation.rules.iter().find(|trace| trace.name.as_str() == name);
+        trace.expect("a rule of the policy").fate.clone()
+    };
+    assert_eq!(fate("over"), Fate::Expired { until: jiff::civil::date(2026, 6, 1) });
+    assert_eq!(fate("here"), Fate::Matched { decides: vec!["imds".to_owned()] });
+    assert_eq!(fate("too-late"), Fate::Matched { decides: Vec::new() });
+    let mismatch = |selector, wanted: &str, has: &str| Mismatch {
+        selector,
+        wanted: wanted.to_owned(),
+        has: has.to_owned(),
+    };
+    let mismatches = vec![
+        mismatch("namespaces", "[ops, team-*]", "ingest"),
+        mismatch("namespaceLabels", "{ team: ops, zone: a }", "team: data, no label zone"),
+        mismatch("serviceAccounts", "[\"*/default\"]", "ingest/kcl-worker"),
+        mismatch("workloads", "[daemonset/kcl]", "replicaset/kcl-5d8f7c9b6d, deployment/kcl"),
+        mismatch("hostNetwork", "true", "false"),
+    ];
+    assert_eq!(fate("elsewhere"), Fate::NotMatched { mismatches });
+}
+
+#[test]
+fn every_endpoint_has_its_outcome() {
+    let explanation = policy(POLICY).explain(&kcl(), TODAY);
+    let outcome = |endpoint: &str, verdict, rule: &str| {
+        let found = explanation.outcomes.iter().find(|outcome| outcome.endpoint == endpoint);
+        let Outcome { verdict: found_verdict, rule: found_rule, .. } = found.expect("an endpoint").clone();
+        assert_eq!((found_verdict, found_rule.as_str()), (verdict, rule), "{endpoint}");
+    };
+    outcome("imds", Verdict::Allow, "here");
+    outcome("pod-identity", Verdict::Allow, RuleName::DEFAULT.as_str());
+    outcome("ecs", Verdict::Allow, RuleName::DEFAULT.as_str());
+}
+
+#[test]
+fn the_mode_names_the_selector_that_makes_it() {
+    let explanation = policy(POLICY).explain(&kcl(), TODAY);
+    assert_eq!(explanation.mode, Mode::Enforce);
+    let EnforceTrace::Selected(selectors) = explanation.enforce else { panic!("a list") };
+    let told: Vec<_> =
+        selectors.iter().map(|trace| (trace.selector.as_str(), trace.mismatches.is_empty())).collect();
+    assert_eq!(
+        told,
+        [("namespaces: [payments]", false), ("nodeLabels: { pool: can* }, hostNetwork: false", true)]
+    );
+}
+
+#[test]
+fn an_explanation_is_plain_json() {
+    let json = serde_json::to_value(policy(POLICY).explain(&kcl(), TODAY)).expect("serialisable");
+    assert_eq!(json["mode"], "enforce");
+    assert_eq!(json["outcomes"][0]["rule"], "here");
+    assert_eq!(json["outcomes"][0]["verdict"], "allow");
+    assert_eq!(json["rules"][0]["fate"]["expired"]["until"], "2026-06-01");
+}

@@ -1,0 +1,163 @@
+//! From policy, pods and cgroups to what the kernel should hold, and from there to the steps that lead to it. Pure:
+//! the agent carries the steps out.
+
+use std::collections::BTreeMap;
+
+use guard_common::{CgroupId, MAX_ENDPOINTS, Mode, PodEntry, RuleId, Ruling, Verdict};
+use jiff::civil::Date;
+
+use crate::{endpoints::Endpoints, pods::Index, policy::Policy, workload::Workload};
+
+/// What the map `PODS` holds, or should hold.
+pub type Entries = BTreeMap<CgroupId, PodEntry>;
+
+/// One step from what the kernel holds to what it should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Set(CgroupId, PodEntry),
+    Remove(CgroupId),
+}
+
+/// The names of rules, by the ids that the kernel bears. An id keeps its name for as long as the agent runs, so that
+/// an event or a count that comes up after a reload still finds its rule.
+#[derive(Debug)]
+pub struct RuleNames(Vec<String>);
+
+impl RuleNames {
+    /// The name of the id that the kernel uses when it has no ruling at all.
+    pub const NONE: &str = "none";
+
+    /// The id of a rule's name. When all ids are taken, which needs 65,535 names in one run, it is that of `none`.
+    pub fn id(&mut self, name: &str) -> RuleId {
+        if let Some(place) = self.0.iter().position(|known| known == name) {
+            return RuleId::try_from(place).unwrap_or_default();
+        }
+        let Ok(id) = RuleId::try_from(self.0.len()) else { return 0 };
+        self.0.push(name.to_owned());
+        id
+    }
+
+    /// The name of an id.
+    pub fn name(&self, id: RuleId) -> &str {
+        self.0.get(usize::from(id)).map_or(Self::NONE, String::as_str)
+    }
+}
+
+impl Default for RuleNames {
+    fn default() -> Self {
+        Self(vec![Self::NONE.to_owned()])
+    }
+}
+
+/// What the kernel should hold: a ruling for every pod that has a name, a mark for every QoS class, and the ruling for
+/// all others. A pod whose cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it.
+pub fn desired(
+    policy: &Policy,
+    endpoints: &Endpoints,
+    index: &Index,
+    rules: &mut RuleNames,
+    today: Date,
+) -> Entries {
+    let mut entries = Entries::new();
+    for slice in index.slices() {
+        entries.insert(*slice, PodEntry::SLICE);
+    }
+    for (cgroup, pod) in index.named() {
+        entries.insert(cgroup, entry(policy, endpoints, &pod.workload, rules, today));
+    }
+    entries.insert(CgroupId::UNIDENTIFIED, unidentified(policy, endpoints, rules));
+    entries
+}
+
+fn entry(
+    policy: &Policy,
+    endpoints: &Endpoints,
+    workload: &Workload,
+    rules: &mut RuleNames,
+    today: Date,
+) -> PodEntry {
+    let mode = policy.mode(workload);
+    let mut rulings = [Ruling::new(Verdict::Allow, mode, 0); MAX_ENDPOINTS];
+    for (id, _) in endpoints.iter() {
+        let (verdict, rule) = policy.ruling(workload, id, today);
+        rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
+    }
+    PodEntry::pod(rulings)
+}
+
+fn unidentified(policy: &Policy, endpoints: &Endpoints, rules: &mut RuleNames) -> PodEntry {
+    let mut rulings = [Ruling::new(Verdict::Allow, Mode::Audit, 0); MAX_ENDPOINTS];
+    for (id, _) in endpoints.iter() {
+        let (verdict, mode, rule) = policy.unidentified(id);
+        rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
+    }
+    PodEntry::pod(rulings)
+}
+
+/// The steps from `applied` to `desired`. Rulings are set before any is removed.
+pub fn diff(applied: &Entries, desired: &Entries) -> Vec<Step> {
+    let set = desired
+        .iter()
+        .filter(|(cgroup, entry)| applied.get(cgroup) != Some(entry))
+        .map(|(cgroup, entry)| Step::Set(*cgroup, *entry));
+    let remove = applied.keys().filter(|cgroup| !desired.contains_key(cgroup)).map(|cgroup| Step::Remove(*cgroup));
+    set.chain(remove).collect()
+}
+
+/// The ruling for unidentified pods when some rulings could not be written: their pods are unidentified to the
+/// kernel, so whatever one of them is denied, all are denied.
+pub fn closed_for<'a>(unidentified: &PodEntry, unwritten: impl Iterator<Item = &'a PodEntry>) -> PodEntry {
+    let mut rulings = *unidentified.rulings();
+    for entry in unwritten {
+        for (ruling, wanted) in rulings.iter_mut().zip(entry.rulings()) {
+            if (wanted.verdict(), wanted.mode()) == (Verdict::Deny, Mode::Enforce) {
+                *ruling = Ruling::new(Verdict::Deny, Mode::Enforce, ruling.rule());
+            }
+        }
+    }
+    PodEntry::pod(rulings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(verdict: Verdict, mode: Mode) -> PodEntry {
+        PodEntry::pod([Ruling::new(verdict, mode, 0); MAX_ENDPOINTS])
+    }
+
+    #[test]
+    fn the_steps_set_what_differs_and_then_remove_what_is_gone() {
+        let (allow, deny) = (pod(Verdict::Allow, Mode::Enforce), pod(Verdict::Deny, Mode::Enforce));
+        let applied = Entries::from([(CgroupId(1), allow), (CgroupId(2), allow), (CgroupId(3), deny)]);
+        let desired = Entries::from([(CgroupId(2), deny), (CgroupId(3), deny), (CgroupId(4), allow)]);
+        let steps = [
+            Step::Set(CgroupId(2), deny),
+            Step::Set(CgroupId(4), allow),
+            Step::Remove(CgroupId(1)),
+        ];
+        assert_eq!(diff(&applied, &desired), steps);
+        assert_eq!(diff(&desired, &desired), []);
+    }
+
+    #[test]
+    fn a_ruling_that_could_not_be_written_closes_the_way_for_the_unidentified() {
+        let open = pod(Verdict::Allow, Mode::Enforce);
+        let denied = pod(Verdict::Deny, Mode::Enforce);
+        let audited = pod(Verdict::Deny, Mode::Audit);
+        assert_eq!(closed_for(&open, [&denied].into_iter()), denied);
+        assert_eq!(closed_for(&open, [&audited].into_iter()), open, "audit changes no outcome");
+        assert_eq!(closed_for(&open, [].into_iter()), open);
+    }
+
+    #[test]
+    fn a_rule_keeps_its_id() {
+        let mut rules = RuleNames::default();
+        let first = rules.id("node-agents");
+        let second = rules.id("default");
+        assert_eq!((rules.id("node-agents"), rules.id("default")), (first, second));
+        assert_eq!(rules.name(second), "default");
+        assert_eq!(rules.name(0), "none");
+        assert_eq!(rules.name(999), "none");
+    }
+}

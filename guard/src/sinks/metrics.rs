@@ -1,0 +1,243 @@
+//! The Prometheus metrics. Labels are bounded: names of Kubernetes objects and policy rules, and our own words; never
+//! an address, a process or a path.
+
+use guard_common::{CgroupId, Lock, Mode, Verdict};
+use jiff::civil::Date;
+use prometheus::{
+    Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    process_collector::ProcessCollector,
+};
+
+use crate::{endpoints::Endpoints, kernel::Reading, pods::Index, reconcile::RuleNames};
+
+/// Everything that `/metrics` shows.
+pub struct Metrics {
+    registry: Registry,
+    attempts: IntCounterVec,
+    egress_packets: IntCounterVec,
+    rule_hits: IntCounterVec,
+    rule_expiry: IntGaugeVec,
+    events_lost: IntCounterVec,
+    enforcing: IntGauge,
+    pods: IntGaugeVec,
+    policy_info: IntGaugeVec,
+    reload_successful: IntGauge,
+    reload_success_time: IntGauge,
+    degraded: IntGaugeVec,
+}
+
+/// Who the pods are, by the states that `imds_guard_pods` counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodStates {
+    pub enforced: usize,
+    pub audited: usize,
+    pub unidentified: usize,
+}
+
+/// What a reading is attributed with.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    pub index: &'a Index,
+    pub endpoints: &'a Endpoints,
+    pub rules: &'a RuleNames,
+}
+
+impl Metrics {
+    /// Makes all metrics of an agent, with the constant ones set.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let attempt_labels = ["namespace", "service_account", "endpoint", "verdict", "mode"];
+        let metrics = Self {
+            attempts: counters(
+                &registry,
+                "imds_guard_attempts_total",
+                "Connects and unconnected sends of guarded processes to a protected endpoint. Pods that have no name \
+                 yet have empty labels.",
+                &attempt_labels,
+            )?,
+            egress_packets: counters(
+                &registry,
+                "imds_guard_egress_packets_total",
+                "Packets to a protected endpoint that the egress lock dropped (or, under audit, would have dropped), \
+                 from raw sockets and connections from before the guard.",
+                &attempt_labels,
+            )?,
+            rule_hits: counters(
+                &registry,
+                "imds_guard_policy_rule_hits_total",
+                "Attempts that a rule of the policy decided.",
+                &["rule"],
+            )?,
+            rule_expiry: gauges(
+                &registry,
+                "imds_guard_policy_rule_expiry_timestamp_seconds",
+                "When a rule with `until` no longer matches, in seconds since the epoch.",
+                &["rule"],
+            )?,
+            events_lost: counters(
+                &registry,
+                "imds_guard_events_lost_total",
+                "Events that did not reach the log, by reason. Attempts are counted all the same.",
+                &["reason"],
+            )?,
+            enforcing: gauge(
+                &registry,
+                "imds_guard_enforcing",
+                "Whether a denial is carried out for at least one pod (1) or all are only recorded (0).",
+            )?,
+            pods: gauges(&registry, "imds_guard_pods", "Pods on this node, by how they are treated.", &["state"])?,
+            policy_info: gauges(
+                &registry,
+                "imds_guard_policy_info",
+                "The policy in force, by the hash of its files.",
+                &["sha256"],
+            )?,
+            reload_successful: gauge(
+                &registry,
+                "imds_guard_policy_last_reload_successful",
+                "Whether the policy as it stands now was accepted. If not, the last good one goes on deciding.",
+            )?,
+            reload_success_time: gauge(
+                &registry,
+                "imds_guard_policy_last_reload_success_timestamp_seconds",
+                "When a policy was last accepted, in seconds since the epoch.",
+            )?,
+            degraded: gauges(
+                &registry,
+                "imds_guard_degraded",
+                "What this host or its state keeps the agent from doing; `imds-guard doctor` says what follows.",
+                &["feature"],
+            )?,
+            registry,
+        };
+        let build = gauges(
+            &metrics.registry,
+            "imds_guard_build_info",
+            "The agent's version.",
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.registry.register(Box::new(ProcessCollector::for_self()))?;
+        for reason in guard_common::Lost::ALL {
+            metrics.events_lost.with_label_values(&[reason.as_str()]);
+        }
+        for reason in [EventLoss::LogFull, EventLoss::Unreadable] {
+            metrics.events_lost.with_label_values(&[reason.as_str()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Adds what the kernel counted since the last time. Pods without a name count under empty labels.
+    pub fn add(&self, added: &Reading, names: Names<'_>) {
+        for (key, count) in &added.decisions {
+            let pod = names.index.identify(key.cgroup);
+            let (namespace, service_account) = pod.map_or(("", ""), |pod| {
+                (pod.workload.namespace.as_str(), pod.workload.service_account.as_str())
+            });
+            let endpoint = names.endpoints.name(key.endpoint).unwrap_or("unknown");
+            let labels = [namespace, service_account, endpoint, key.verdict().as_str(), key.mode().as_str()];
+            match key.lock() {
+                Lock::Socket => self.attempts.with_label_values(&labels).inc_by(*count),
+                Lock::Egress => self.egress_packets.with_label_values(&labels).inc_by(*count),
+            }
+            self.rule_hits.with_label_values(&[names.rules.name(key.rule)]).inc_by(*count);
+        }
+        for (reason, count) in &added.lost {
+            self.events_lost.with_label_values(&[reason.as_str()]).inc_by(*count);
+        }
+    }
+
+    /// Counts an event that was lost on its way from the ring buffer to the log.
+    pub fn lose(&self, reason: EventLoss, count: u64) {
+        self.events_lost.with_label_values(&[reason.as_str()]).inc_by(count);
+    }
+
+    /// Shows the policy in force.
+    pub fn set_policy<'a>(&self, sha256: &str, now: i64, expiries: impl Iterator<Item = (&'a str, Date)>) {
+        self.policy_info.reset();
+        self.policy_info.with_label_values(&[sha256]).set(1);
+        self.reload_success_time.set(now);
+        self.reload_successful.set(1);
+        self.rule_expiry.reset();
+        for (rule, until) in expiries {
+            if let Ok(end) = until.tomorrow().and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC)) {
+                self.rule_expiry.with_label_values(&[rule]).set(end.timestamp().as_second());
+            }
+        }
+    }
+
+    /// Says that the policy as it stands now was refused.
+    pub fn policy_refused(&self) {
+        self.reload_successful.set(0);
+    }
+
+    /// Shows how the pods are treated.
+    pub fn set_pods(&self, states: PodStates, enforcing: bool) {
+        for (state, count) in
+            [("enforced", states.enforced), ("audited", states.audited), ("unidentified", states.unidentified)]
+        {
+            self.pods.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.enforcing.set(i64::from(enforcing));
+    }
+
+    /// Shows whether a feature is degraded.
+    pub fn set_degraded(&self, feature: &str, degraded: bool) {
+        self.degraded.with_label_values(&[feature]).set(i64::from(degraded));
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "cannot render the metrics");
+        }
+        text
+    }
+}
+
+/// Why an event was lost after it had come up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventLoss {
+    /// The event log could not keep up.
+    LogFull,
+    /// Its record had another size than ours.
+    Unreadable,
+}
+
+impl EventLoss {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::LogFull => "log_full",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// Whether any ruling is a denial that is carried out.
+pub fn enforces<'a>(mut entries: impl Iterator<Item = (&'a CgroupId, &'a guard_common::PodEntry)>) -> bool {
+    entries.any(|(_, entry)| {
+        entry.kind() == guard_common::Kind::Pod
+            && entry
+                .rulings()
+                .iter()
+                .any(|ruling| (ruling.verdict(), ruling.mode()) == (Verdict::Deny, Mode::Enforce))
+    })
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

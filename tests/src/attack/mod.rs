@@ -1,0 +1,160 @@
+//! The attack suite: every way that is known to us of getting bytes from IMDS.
+//!
+//! Each [`Vector`] is a small function that a process inside a pod performs against a [`Target`], through the
+//! executable `guard-attack`; tests start it with [`Place::attack`](crate::Place::attack) and read the [`Report`].
+//! The functions know nothing of the guard and give up after [`PATIENCE`]. `AF_PACKET` and its kin, which pass no
+//! socket hook, are not here: they are the backstop's matter.
+
+mod clock;
+mod datagram;
+mod hammer;
+mod handover;
+mod outcome;
+mod packet;
+mod staged;
+mod stream;
+mod uring;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub use hammer::{Blow, Tally, hammer, siege};
+pub use handover::give_socket;
+pub use outcome::{Outcome, Report};
+pub use staged::{Siege, Staged};
+
+/// How long an attack waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is attacked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+    pub port: u16,
+    /// The cgroup of the attacker, for the vectors that make cgroups of their own.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Target {
+    fn v4(&self) -> SocketAddr {
+        (self.ipv4, self.port).into()
+    }
+
+    fn v6(&self) -> SocketAddr {
+        (self.ipv6, self.port).into()
+    }
+
+    /// The IPv4 address through an IPv6 socket.
+    fn mapped(&self) -> SocketAddr {
+        (IpAddr::V6(self.ipv4.to_ipv6_mapped()), self.port).into()
+    }
+}
+
+/// A way of reaching IMDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vector {
+    /// A blocking connect.
+    Tcp,
+    /// An IPv6 socket to `::ffff:169.254.169.254`: Linux runs only the IPv6 hooks.
+    TcpMapped,
+    /// The IPv6 address of IMDS.
+    TcpIpv6,
+    /// `sendto` with `MSG_FASTOPEN`: a connection without a connect call.
+    TcpFastOpen,
+    /// A connect that returns before it is done.
+    TcpNonblocking,
+    /// A protocol number other than TCP's.
+    Mptcp,
+    /// The same through an IPv4-mapped address.
+    MptcpMapped,
+    /// The same without a connect call.
+    MptcpFastOpen,
+    /// A connected UDP socket.
+    UdpConnected,
+    /// The same over IPv6.
+    UdpConnectedIpv6,
+    /// A destination with every datagram.
+    UdpUnconnected,
+    /// The same through an IPv4-mapped address.
+    UdpUnconnectedMapped,
+    /// The same over IPv6.
+    UdpUnconnectedIpv6,
+    /// Many datagrams with one call.
+    Sendmmsg,
+    /// A hand-made SYN through a raw socket.
+    RawTcp,
+    /// The same with a hand-made IP header.
+    RawHdrincl,
+    /// An echo request through a ping socket.
+    IcmpPing,
+    /// An echo request through a raw socket.
+    IcmpRaw,
+    /// A connect made by the kernel for `io_uring`.
+    #[serde(rename = "io-uring-connect")]
+    #[value(name = "io-uring-connect")]
+    IoUringConnect,
+    /// A child in a cgroup that the attacker made below its own.
+    ChildInSubCgroup,
+    /// A connection that was open before the pause.
+    Preconnected,
+    /// A socket that was open before the pause, and is connected after it.
+    PreopenedUnconnected,
+    /// An unconnected socket that another process, of another pod maybe, made and handed over.
+    ScmRights,
+}
+
+impl Vector {
+    /// Every vector.
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether it prints `ready` half-way and waits for a line.
+    pub fn pauses(self) -> bool {
+        matches!(self, Self::Preconnected | Self::PreopenedUnconnected)
+    }
+
+    /// Performs it, from wherever this process runs.
+    pub fn perform(self, target: &Target) -> Report {
+        let attempt: fn(&Target) -> io::Result<usize> = match self {
+            Self::Tcp => stream::tcp,
+            Self::TcpMapped => stream::tcp_mapped,
+            Self::TcpIpv6 => stream::tcp_ipv6,
+            Self::TcpFastOpen => stream::tcp_fast_open,
+            Self::TcpNonblocking => stream::tcp_nonblocking,
+            Self::Mptcp => stream::mptcp,
+            Self::MptcpMapped => stream::mptcp_mapped,
+            Self::MptcpFastOpen => stream::mptcp_fast_open,
+            Self::UdpConnected => datagram::connected,
+            Self::UdpConnectedIpv6 => datagram::connected_ipv6,
+            Self::UdpUnconnected => datagram::unconnected,
+            Self::UdpUnconnectedMapped => datagram::unconnected_mapped,
+            Self::UdpUnconnectedIpv6 => datagram::unconnected_ipv6,
+            Self::Sendmmsg => datagram::many_at_once,
+            Self::RawTcp => packet::raw_tcp,
+            Self::RawHdrincl => packet::raw_with_ip_header,
+            Self::IcmpPing => packet::ping_socket,
+            Self::IcmpRaw => packet::raw_ping,
+            Self::IoUringConnect => uring::connect,
+            Self::ChildInSubCgroup => handover::child_in_sub_cgroup,
+            Self::Preconnected => stream::preconnected,
+            Self::PreopenedUnconnected => stream::preopened,
+            Self::ScmRights => handover::taken_socket,
+        };
+        let started = clock::Stopwatch::start();
+        let outcome = Outcome::from(attempt(target));
+        Report { vector: self, outcome, milliseconds: started.milliseconds() }
+    }
+}

@@ -1,0 +1,131 @@
+//! Attacks IMDS from wherever it runs, and prints a line of JSON for every attack.
+//!
+//! It only reads the command line and prints; the attacks are in [`guard_tests::attack`].
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use guard_tests::attack::{self, Blow, Target, Vector};
+use guard_tests::simulator::{IMDS_V4, IMDS_V6};
+use serde::Serialize;
+
+/// Tries every known way of reaching IMDS from wherever it runs
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Perform attacks, all of them if none is named
+    Run {
+        vectors: Vec<Vector>,
+        /// Move into this cgroup first
+        #[arg(long)]
+        move_to: Option<PathBuf>,
+        #[command(flatten)]
+        target: TargetArguments,
+    },
+    /// Make an exact number of attempts as fast as possible, waiting for no answer
+    Hammer {
+        #[arg(long)]
+        kind: Blow,
+        #[arg(long)]
+        attempts: u64,
+        #[command(flatten)]
+        target: TargetArguments,
+    },
+    /// Repeat an attack until a line comes in or the time is up, printing each one that gets bytes
+    Siege {
+        vector: Vector,
+        #[arg(long)]
+        seconds: Option<u64>,
+        #[command(flatten)]
+        target: TargetArguments,
+    },
+    /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
+    GiveSocket,
+}
+
+#[derive(Args)]
+struct TargetArguments {
+    #[arg(long, default_value_t = IMDS_V4)]
+    ipv4: Ipv4Addr,
+    #[arg(long, default_value_t = IMDS_V6)]
+    ipv6: Ipv6Addr,
+    #[arg(long, default_value_t = 80)]
+    port: u16,
+    /// The cgroup that this process is in, for attacks that make one below it
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+}
+
+impl From<TargetArguments> for Target {
+    fn from(TargetArguments { ipv4, ipv6, port, cgroup }: TargetArguments) -> Self {
+        Self { ipv4, ipv6, port, cgroup }
+    }
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Run { vectors, move_to, target } => {
+            if let Some(cgroup) = move_to {
+                fs::write(cgroup.join("cgroup.procs"), "0")
+                    .with_context(|| format!("enter {}", cgroup.display()))?;
+            }
+            run(&vectors, &target.into())
+        }
+        Command::Hammer { kind, attempts, target } => print(&attack::hammer(kind, &target.into(), attempts)?),
+        Command::Siege { vector, seconds, target } => siege(vector, seconds, &target.into()),
+        Command::GiveSocket => attack::give_socket().context("hand a socket over"),
+    }
+}
+
+fn run(vectors: &[Vector], target: &Target) -> Result<()> {
+    let vectors = if vectors.is_empty() { Vector::all() } else { vectors };
+    vectors.iter().try_for_each(|vector| print(&vector.perform(target)))
+}
+
+fn siege(vector: Vector, seconds: Option<u64>, target: &Target) -> Result<()> {
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let told = line_from_stdin();
+    println!("ready");
+    io::stdout().flush()?;
+    let mut printed = Ok(());
+    let won = |report: &attack::Report| {
+        if report.outcome.got_bytes() && printed.is_ok() {
+            printed = print(report);
+        }
+    };
+    let enough = || told.try_recv().is_ok() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let tally = attack::siege(vector, target, won, enough);
+    printed?;
+    print(&tally)
+}
+
+/// Tells once a line has come in. The end of the input is no line: a besieger may have none.
+fn line_from_stdin() -> mpsc::Receiver<()> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        if matches!(io::stdin().read_line(&mut String::new()), Ok(1..)) {
+            // Nobody listens once the time is up.
+            let _ = tell.send(());
+        }
+    });
+    told
+}
+
+fn print(line: &impl Serialize) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, line)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush().context("print")
+}

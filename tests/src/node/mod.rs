@@ -1,0 +1,151 @@
+//! A private node: what a Kubernetes node is to the guard, made of namespaces and cgroups of its own.
+//!
+//! ```text
+//! imds ── eth0 ═══ uplink ── node ── pod0 ═══ eth0 ── a pod        CGROUP2/imds-guard-test-PID-N/
+//! 169.254.169.254            │  └─── pod1 ═══ eth0 ── a pod          ├─ kubepods/…/podUID/CONTAINER
+//! fd00:ec2::254              └ hostNetwork pods, the agent           └─ outside
+//! ```
+//!
+//! It owns the namespaces, the cgroups, the simulator behind them and the list of pods, and removes all of it when
+//! dropped. It starts no process by itself and knows nothing of policies. There is no kubelet: pods are cgroups
+//! with the kubelet's names, which is all that the guard sees of it.
+
+mod cgroup;
+mod list;
+mod names;
+mod network;
+mod pod;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::place::Place;
+use crate::random;
+use crate::simulator::{Endpoint, Simulator, Versions};
+pub use cgroup::Cgroup;
+use cgroup::Tree;
+use list::{Entry, PodList};
+pub use names::Driver;
+use network::{Network, PodNetwork};
+pub use pod::{PodHandle, PodSpec, Qos};
+
+/// A node with a simulator of IMDS behind it. Dropping it ends its processes and removes its cgroups and
+/// namespaces, those of pods that are still held included.
+#[derive(Debug)]
+pub struct Node {
+    driver: Driver,
+    simulator: Simulator,
+    network: Network,
+    outside: Place,
+    guarded_root: Cgroup,
+    pods: PodList,
+    /// Numbers of pods, for their names and addresses.
+    next: AtomicU16,
+    tree: Tree,
+}
+
+impl Node {
+    /// Makes a node whose IMDS answers version 1 as well as 2, and removes what dead tests left behind.
+    pub fn new(driver: Driver) -> Result<Self> {
+        let tree = Tree::create()?;
+        let network = Network::create()?;
+        let simulator = Simulator::start(Some(network.imds.clone()), &Endpoint::on_eks(), Versions::V1AndV2)?;
+        let guarded_root = tree.root.create(driver.guarded_root())?;
+        for qos in [Qos::Burstable, Qos::BestEffort] {
+            if let Some(class) = driver.class(qos) {
+                guarded_root.create(&class)?;
+            }
+        }
+        let outside = Place::new(tree.root.create("outside")?, network.node.clone());
+        Ok(Self {
+            driver,
+            simulator,
+            network,
+            outside,
+            guarded_root,
+            pods: PodList::default(),
+            next: AtomicU16::new(0),
+            tree,
+        })
+    }
+
+    /// The name that pods are bound to.
+    pub fn name(&self) -> &'static str {
+        "node-1"
+    }
+
+    /// The IMDS behind the node, and what it saw.
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
+    /// Where processes run that the guard must never touch: on the node's network, beside the guarded root.
+    pub fn outside(&self) -> &Place {
+        &self.outside
+    }
+
+    /// The node's network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.network.node
+    }
+
+    /// Where cgroup v2 is mounted.
+    pub fn cgroup_mount(&self) -> &Path {
+        &self.tree.mount
+    }
+
+    /// The cgroup of all pods, relative to the mount.
+    pub fn guarded_root(&self) -> PathBuf {
+        self.tree.relative(&self.guarded_root)
+    }
+
+    /// Makes a pod.
+    pub fn pod(&self, spec: PodSpec) -> Result<PodHandle> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let network = if spec.host_network {
+            PodNetwork { namespace: self.network.node.clone(), addresses: Network::node_addresses() }
+        } else {
+            self.network.add_pod(number)?
+        };
+        let entry = Entry {
+            uid: random_uid()?,
+            name: spec.name.clone().unwrap_or_else(|| format!("{}-{number}", spec.service_account)),
+            container_id: random::hex(32)?,
+            addresses: network.addresses,
+            spec,
+        };
+        let qos = entry.spec.qos;
+        let class = match self.driver.class(qos) {
+            Some(class) => self.guarded_root.child(&class),
+            None => self.guarded_root.clone(),
+        };
+        let cgroup = class.create(&self.driver.pod(qos, &entry.uid))?;
+        let container =
+            Place::new(cgroup.create(&self.driver.container(&entry.container_id))?, network.namespace);
+        Ok(PodHandle::new(cgroup, container, entry, self.pods.clone()))
+    }
+
+    /// What `kubectl get pods --all-namespaces -o json` prints for the listed pods.
+    pub fn pods_json(&self) -> Value {
+        self.pods.to_json(self.name())
+    }
+
+    /// Writes [`Self::pods_json`] to a file, at once: a reader sees the old list or the new one.
+    pub fn write_pods(&self, path: &Path) -> Result<()> {
+        let fresh = path.with_added_extension("new");
+        fs::write(&fresh, self.pods_json().to_string())
+            .with_context(|| format!("write {}", fresh.display()))?;
+        fs::rename(&fresh, path).with_context(|| format!("replace {}", path.display()))
+    }
+}
+
+/// A version 4 UUID, as the API server gives them to pods.
+fn random_uid() -> Result<String> {
+    let hex = random::hex(16)?;
+    Ok(format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]))
+}

@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Deref;
+
+use anyhow::{Context, Result};
+
+use super::cgroup::Cgroup;
+use super::list::{Entry, PodList};
+use crate::place::Place;
+
+/// The quality-of-service class of a pod: which folder its cgroup is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+/// What a pod is like, before it exists.
+#[derive(Clone, Debug)]
+pub struct PodSpec {
+    pub namespace: String,
+    /// `None`: a name made from the service account's.
+    pub name: Option<String>,
+    pub service_account: String,
+    pub qos: Qos,
+    /// Whether it shares the node's network namespace.
+    pub host_network: bool,
+    /// Whether Kubernetes lists it from the start. One that isn't has cgroups and nothing else.
+    pub listed: bool,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// The kind and the name of the object that owns it.
+    pub owner: Option<(String, String)>,
+    /// The environment of its container, as the pod's object declares it.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl PodSpec {
+    /// A listed, burstable pod with a network of its own.
+    pub fn new(namespace: &str, service_account: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: None,
+            service_account: service_account.to_owned(),
+            qos: Qos::Burstable,
+            host_network: false,
+            listed: true,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            owner: None,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// The same pod in the node's network namespace.
+    #[must_use]
+    pub fn on_host_network(self) -> Self {
+        Self { host_network: true, ..self }
+    }
+}
+
+/// A pod on the private node. As a [`Place`] it is the inside of its container. Dropping it deletes it.
+#[derive(Debug)]
+pub struct PodHandle {
+    uid: String,
+    cgroup: Cgroup,
+    container: Place,
+    addresses: Vec<IpAddr>,
+    list: PodList,
+}
+
+impl PodHandle {
+    pub(super) fn new(cgroup: Cgroup, container: Place, entry: Entry, list: PodList) -> Self {
+        let (uid, addresses) = (entry.uid.clone(), entry.addresses.clone());
+        list.insert(entry);
+        Self { uid, cgroup, container, addresses, list }
+    }
+
+    /// Its uid, as Kubernetes writes it.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Its pod-level cgroup, one above that of its container.
+    pub fn pod_cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The addresses from which IMDS sees it; those of the node on the host's network.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Lets Kubernetes list it, with another look than before if `change` gives it one.
+    pub fn list(&self, change: impl FnOnce(&mut PodSpec)) {
+        self.list.update(&self.uid, |spec| {
+            spec.listed = true;
+            change(spec);
+        });
+    }
+
+    /// Kills its processes and removes its cgroups and its network; Kubernetes lists it no more.
+    pub fn delete(self) -> Result<()> {
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.list.remove(&self.uid);
+        self.cgroup.remove().with_context(|| format!("delete the pod {}", self.uid))
+    }
+}
+
+impl Deref for PodHandle {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.container
+    }
+}
+
+impl Drop for PodHandle {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!("left behind: {error:#}");
+        }
+    }
+}

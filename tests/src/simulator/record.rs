@@ -1,0 +1,94 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Service;
+
+/// Everything that reached the simulator.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Every request that could be parsed, in the order of its answer.
+    pub requests: Vec<Request>,
+    /// What went on with every peer, parsed or not.
+    pub peers: BTreeMap<IpAddr, Traffic>,
+}
+
+/// One request and the status it was answered with. Bodies and header values are not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub service: Service,
+    pub peer: SocketAddr,
+    pub method: String,
+    pub path: String,
+    /// The names of the headers, in lower case.
+    pub headers: Vec<String>,
+    pub status: u16,
+}
+
+/// What went on with one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// TCP connections accepted.
+    pub connections: u64,
+    /// UDP datagrams that came in.
+    pub datagrams: u64,
+    /// Bytes of payload sent to the peer, TCP and UDP together.
+    pub bytes_sent: u64,
+}
+
+impl Seen {
+    /// What went on with one peer; all zero for one that was never heard of.
+    pub fn of(&self, peer: IpAddr) -> Traffic {
+        self.peers.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// Bytes of payload sent to anybody.
+    pub fn bytes_sent(&self) -> u64 {
+        self.peers.values().map(|traffic| traffic.bytes_sent).sum()
+    }
+}
+
+/// Where the tasks of the simulator write down what they see.
+#[derive(Debug, Default)]
+pub(super) struct Record(Mutex<Seen>);
+
+impl Record {
+    pub(super) fn request(&self, request: Request) {
+        self.seen().requests.push(request);
+    }
+
+    pub(super) fn connection(&self, peer: IpAddr) {
+        self.seen().peers.entry(peer).or_default().connections += 1;
+    }
+
+    pub(super) fn datagram(&self, peer: IpAddr) {
+        self.seen().peers.entry(peer).or_default().datagrams += 1;
+    }
+
+    /// Does `send`, which says how many bytes it sent, and counts them. Nobody reads the record in between: what a
+    /// client has received is always counted already.
+    pub(super) fn sending<T>(
+        &self,
+        peer: IpAddr,
+        send: impl FnOnce() -> T,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> T {
+        let mut seen = self.seen();
+        let sent = send();
+        seen.peers.entry(peer).or_default().bytes_sent += bytes(&sent) as u64;
+        sent
+    }
+
+    pub(super) fn copy(&self) -> Seen {
+        self.seen().clone()
+    }
+
+    pub(super) fn forget(&self) {
+        *self.seen() = Seen::default();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // A panic elsewhere leaves the counts as true as they were.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

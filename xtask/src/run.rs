@@ -1,0 +1,98 @@
+//! Running cargo, and what it built.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The kernel lets only root load programs, make namespaces and cgroups.
+pub(crate) fn need_root(chore: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!(
+        "this runs real programs in the kernel, in namespaces and cgroups of its own, and needs root:\n\n    \
+         sudo -E env \"PATH=$PATH\" cargo xtask {chore}"
+    )
+}
+
+pub(crate) fn demo() -> Result<()> {
+    println!("build  the agent and the demo (release; the first time takes some minutes)");
+    let built = Built::release()?;
+    run(Command::new(built.program("guard-demo")).env("IMDS_GUARD_BIN", built.program("imds-guard")))
+}
+
+pub(crate) fn test(filter: Option<&str>) -> Result<()> {
+    cargo(["build", "--package", "imds-guard", "--package", "guard-tests", "--bins"])?;
+    let agent = target().join("debug/imds-guard");
+    let mut test = Command::new(cargo_path());
+    test.args(["test", "--workspace", "--exclude", "guard-ebpf"]).env("IMDS_GUARD_BIN", agent);
+    if let Some(filter) = filter {
+        test.arg(filter);
+    }
+    run(&mut test)
+}
+
+pub(crate) fn bench(what: &str) -> Result<()> {
+    let built = Built::release()?;
+    run(Command::new(built.program("guard-bench")).arg(what).env("IMDS_GUARD_BIN", built.program("imds-guard")))
+}
+
+pub(crate) fn lint() -> Result<()> {
+    cargo(["fmt", "--all", "--check"])?;
+    let mut clippy = Command::new(cargo_path());
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    // The kernel programs are built by the agent's build script.
+    run(clippy.env("IMDS_GUARD_DENY_WARNINGS", "1"))
+}
+
+/// The programs of a release build.
+struct Built(PathBuf);
+
+impl Built {
+    fn release() -> Result<Self> {
+        cargo(["build", "--quiet", "--release", "--package", "imds-guard", "--package", "guard-tests", "--bins"])?;
+        Ok(Self(target().join("release")))
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Result<()> {
+    run(Command::new(cargo_path()).args(args))
+}
+
+/// Runs a command in the workspace's folder, to its good end.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let shown = shown(command);
+    let status = command.current_dir(workspace()).status().with_context(|| format!("start {shown}"))?;
+    if !status.success() {
+        bail!("{shown} failed ({status})");
+    }
+    Ok(())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo_path() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
