@@ -85,16 +85,18 @@ impl Process {
     /// The next line of its standard output, which must be a pipe; an error at its end. Waits for as long as the
     /// process takes.
     pub fn read_line(&mut self) -> Result<String> {
-        if self.lines.is_none() {
-            self.lines = self.child.stdout.take().map(BufReader::new);
-        }
-        let lines = self.lines.as_mut().context("the standard output is no pipe")?;
+        let mut lines = self.take_lines()?;
         let mut line = String::new();
-        ensure!(
-            lines.read_line(&mut line).context("read from a process")? > 0,
-            "the process printed no more"
-        );
+        let length = lines.read_line(&mut line).context("read from a process")?;
+        self.lines = Some(lines);
+        ensure!(length > 0, "the process printed no more");
         Ok(line.trim_end().to_owned())
+    }
+
+    /// Its standard output, which must be a pipe, from where it has been read to.
+    pub(crate) fn take_lines(&mut self) -> Result<BufReader<ChildStdout>> {
+        let lines = self.lines.take().or_else(|| self.child.stdout.take().map(BufReader::new));
+        lines.context("the standard output is no pipe")
     }
 
     /// Everything that it prints from now on, to whichever outputs are pipes, and its exit status. Killed, with an

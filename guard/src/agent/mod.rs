@@ -184,12 +184,12 @@ async fn find_root(settings: &Settings) -> Result<GuardedRoot, AgentError> {
     let mut told = false;
     loop {
         let found = match &settings.guarded_root {
-            Some(root) => mount.join(root).is_dir().then(|| mount.join(root)),
+            Some(root) => mount.join(root).is_dir().then(|| root.clone()),
             None => pods::find_guarded_root(mount)
                 .map_err(|source| AgentError::Root { mount: mount.clone(), source })?,
         };
-        if let Some(path) = found {
-            return Ok(GuardedRoot::open(mount, &path)?);
+        if let Some(root) = found {
+            return Ok(GuardedRoot::open(mount, &root)?);
         }
         if !told {
             tracing::info!(mount = %mount.display(), "waiting for the guarded root: no pods' cgroup is there yet");

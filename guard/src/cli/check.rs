@@ -13,7 +13,7 @@ use crate::{
 /// Every problem is shown, each with its place and a remedy. Warnings stand beside a policy that is accepted.
 /// Exit code: 0 accepted, 1 refused.
 #[derive(Args, Debug)]
-pub struct Check {
+pub(super) struct Check {
     /// Policy files; or a folder, of which every *.yaml counts in name order. All of them together are one policy
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,

@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 ///
 /// For bash: source <(imds-guard completions bash)
 #[derive(Args, Debug)]
-pub struct Completions {
+pub(super) struct Completions {
     shell: Shell,
 }
 

@@ -13,7 +13,7 @@ pub(super) mod finding;
 ///
 /// The exit code is 1 when something is missing that the guard can't do without.
 #[derive(Args, Debug)]
-pub struct Doctor {
+pub(super) struct Doctor {
     /// The cgroup v2 mount. Left out: found in /proc/self/mountinfo
     #[arg(long, value_name = "PATH")]
     cgroup_mount: Option<PathBuf>,

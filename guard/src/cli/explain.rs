@@ -14,7 +14,7 @@ use crate::{
 
 /// Say what a policy decides about a workload, and why.
 #[derive(Args, Debug)]
-pub struct Explain {
+pub(super) struct Explain {
     /// The policy: a folder or a file
     #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]
     policy: PathBuf,

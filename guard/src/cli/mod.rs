@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod completions;
+mod doctor;
 mod explain;
 mod run;
 mod status;
@@ -34,6 +35,7 @@ enum Command {
     Explain(explain::Explain),
     Watch(watch::Watch),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
 }
 
@@ -46,6 +48,7 @@ impl Cli {
             Command::Explain(explain) => explain.run(),
             Command::Watch(watch) => watch.run(),
             Command::Status(status) => status.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Completions(completions) => completions.run(),
         }
     }

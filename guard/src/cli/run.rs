@@ -24,7 +24,7 @@ use crate::{
 ///
 /// The agent ends on SIGTERM or SIGINT, and with it the guard: the programs are detached.
 #[derive(Args, Debug)]
-pub struct Run {
+pub(super) struct Run {
     /// The policy: a folder, of which every *.yaml counts in name order, or one file. It is read again when it changes
     #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]
     policy: PathBuf,

@@ -13,7 +13,7 @@ use crate::{
 
 /// Show what the agent on this node guards: its policy, its pods, and what each may do.
 #[derive(Args, Debug)]
-pub struct Status {
+pub(super) struct Status {
     /// The running agent's socket
     #[arg(long, value_name = "PATH", default_value = client::SOCKET)]
     socket: PathBuf,

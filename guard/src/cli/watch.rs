@@ -15,7 +15,7 @@ use crate::text::escape;
 ///
 /// Events are samples: each pod has a budget of 20 a second. The counts in /metrics are exact.
 #[derive(Args, Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     /// The running agent's socket
     #[arg(long, value_name = "PATH", default_value = client::SOCKET)]
     socket: PathBuf,

@@ -1,6 +1,7 @@
 //! From the object file to attached programs.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{fs, io, os::unix::fs::MetadataExt,
+    path::{Path, PathBuf}};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -47,12 +48,14 @@ pub struct GuardedRoot {
 
 impl GuardedRoot {
     /// The guarded root at `relative` below the cgroup v2 mount.
-    pub fn open(mount: &std::path::Path, relative: &std::path::Path) -> Result<Self, LoadError> {
+    pub fn open(mount: &Path, relative: &Path) -> Result<Self, LoadError> {
         let path = mount.join(relative);
-        let metadata =
-            fs::metadata(&path).map_err(|source| LoadError::Root { path: path.clone(), source })?;
+        let id = match fs::metadata(&path) {
+            Ok(metadata) => CgroupId(metadata.ino()),
+            Err(source) => return Err(LoadError::Root { path, source }),
+        };
         let level = u32::try_from(relative.components().count()).expect("a path has fewer parts");
-        Ok(Self { path, id: CgroupId(metadata.ino()), level })
+        Ok(Self { path, id, level })
     }
 }
 

@@ -4,6 +4,7 @@
 mod counters;
 mod events;
 mod load;
+pub mod probe;
 
 use aya::{
     Ebpf,

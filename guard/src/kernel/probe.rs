@@ -229,7 +229,8 @@ const HOOKS: [(&str, u32); 6] = [
 /// What is attached to the guarded `root` and to every cgroup above it up to the `mount`, nearest first.
 fn attachments(mount: &Path, root: Option<&Path>) -> io::Result<Vec<Attachment>> {
     let mut found = Vec::new();
-    let root = root.unwrap_or(Path::new("not made yet"));
+    // One that is still to be made will have the mount above it, whatever its name.
+    let root = root.unwrap_or(Path::new("kubepods"));
     for (levels_up, cgroup) in root.ancestors().map(|cgroup| mount.join(cgroup)).enumerate() {
         if !cgroup.exists() {
             continue;

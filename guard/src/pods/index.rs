@@ -165,14 +165,9 @@ impl Entry {
     /// Takes the pod with this cgroup's uid from the list, and what it tells of the containers. What is known
     /// already stays known where the list is silent.
     fn identify(&mut self, listed: &HashMap<PodUid, Arc<Pod>>) {
-        let Some(pod) = self.uid.as_ref().and_then(|uid| listed.get(uid)) else {
-            return self.name_containers();
-        };
-        self.pod = Some(Arc::clone(pod));
-        self.name_containers();
-    }
-
-    fn name_containers(&mut self) {
+        if let Some(pod) = self.uid.as_ref().and_then(|uid| listed.get(uid)) {
+            self.pod = Some(Arc::clone(pod));
+        }
         let Some(pod) = &self.pod else { return };
         for Container { id, name } in self.containers.values_mut().map(|seen| &mut seen.container) {
             if let Some(listed) = pod.containers.get(id) {

@@ -83,10 +83,18 @@ impl fmt::Display for Problem {
     }
 }
 
+/// How many problems a person is shown at once; a file that is no policy at all can have one for every line.
+const MAX_SHOWN: usize = 100;
+
 /// Shows problems as a compiler would: the line they are in, a caret under it, and the remedy.
 pub fn render(problems: &[Problem], files: &[SourceFile], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    problems.iter().map(|problem| renderer.render(&[group(problem, files)]) + "\n\n").collect()
+    let shown = problems.iter().take(MAX_SHOWN);
+    let text: String = shown.map(|problem| renderer.render(&[group(problem, files)]) + "\n\n").collect();
+    match problems.len().checked_sub(MAX_SHOWN) {
+        None | Some(0) => text,
+        Some(more) => format!("{text}and {more} more\n\n"),
+    }
 }
 
 fn group<'a>(problem: &'a Problem, files: &'a [SourceFile]) -> Group<'a> {

@@ -35,6 +35,8 @@ pub(super) struct RuleDraft {
     pub(super) verdicts: Verdicts,
     pub(super) until: Option<Sited<Date>>,
     pub(super) reason: Option<String>,
+    /// Whether nothing of it was refused.
+    pub(super) is_whole: bool,
 }
 
 impl Draft {

@@ -4,19 +4,23 @@ use guard_common::{EndpointId, Verdict};
 use jiff::civil::Date;
 
 use super::{
-    Enforce, Problem,
+    Enforce, Problem, Selector,
     draft::{Draft, RuleDraft, Sited},
 };
 
 /// From how many days before its end a rule is reported.
 const NOTICE_DAYS: i32 = 30;
 
+/// Adds the warnings to the errors. Of what an error has left incomplete, nothing is said.
 pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
-    problems.extend(enforces_nothing(draft));
-    problems.extend(draft.rules.iter().filter_map(|rule| expiry(rule, today)));
-    problems.extend(draft.rules.iter().filter_map(tenants_widen));
-    for (place, rule) in draft.rules.iter().enumerate() {
-        problems.extend(unreachable(rule, &draft.rules[..place]));
+    if problems.is_empty() {
+        problems.extend(enforces_nothing(draft));
+    }
+    let rules: Vec<&RuleDraft> = draft.rules.iter().filter(|rule| rule.is_whole).collect();
+    for (place, &rule) in rules.iter().enumerate() {
+        problems.extend(expiry(rule, today));
+        problems.extend(tenants_widen(rule));
+        problems.extend(unreachable(rule, &rules[..place]));
     }
 }
 
@@ -68,13 +72,12 @@ fn tenants_widen(rule: &RuleDraft) -> Option<Problem> {
 }
 
 /// A rule that decides only what earlier rules have always decided before it.
-fn unreachable(rule: &RuleDraft, earlier: &[RuleDraft]) -> Option<Problem> {
+fn unreachable(rule: &RuleDraft, earlier: &[&RuleDraft]) -> Option<Problem> {
     let (name, selector) = (rule.name.as_ref()?, rule.selector.as_ref()?);
     let hides = |other: &RuleDraft, endpoint: EndpointId| {
-        let covers = |hiding: &Sited<_>| hiding_covers(hiding, selector);
-        other.until.is_none()
-            && other.verdicts.of(endpoint).is_some()
-            && other.selector.as_ref().is_some_and(covers)
+        let covers = |earlier: &Sited<Selector>| earlier.value.covers(&selector.value);
+        let decides = other.verdicts.of(endpoint).is_some();
+        decides && other.until.is_none() && other.selector.as_ref().is_some_and(covers)
     };
     let mut hiding = None;
     for (endpoint, _) in rule.verdicts.iter() {
@@ -85,8 +88,4 @@ fn unreachable(rule: &RuleDraft, earlier: &[RuleDraft]) -> Option<Problem> {
     let remedy = "move it before the other rule, or remove it";
     let label = "this rule comes first and decides for all that could match";
     Some(Problem::warning(name.place.clone(), message, remedy).related(first.place.clone(), label))
-}
-
-fn hiding_covers(hiding: &Sited<super::Selector>, hidden: &Sited<super::Selector>) -> bool {
-    hiding.value.is_universal() || hiding.value == hidden.value
 }

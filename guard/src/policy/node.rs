@@ -238,17 +238,20 @@ impl<'a> Reader<'a> {
 
     fn syntax(&mut self, error: &ScanError) {
         let marker = *error.marker();
-        let after = Marker::new(marker.index() + 1, marker.line(), marker.col() + 1);
-        let span = self.span(marker, after);
-        let near = |symbol: char| {
-            let before = self.file.text[..span.start].ends_with(symbol);
-            before || self.file.text[span.start..].starts_with(symbol)
-        };
+        let mut span = self.span(marker, Marker::new(marker.index() + 1, marker.line(), marker.col() + 1));
+        // The parser stops behind a bare star, or at it when a name follows.
+        if self.file.text[..span.start].ends_with('*') {
+            span = Span { column: span.column - 1, start: span.start - 1, end: span.start, ..span };
+        }
+        let at_star = self.file.text[span.start..].starts_with('*');
         let remedy = match error.info() {
-            _ if near('*') => "a glob that starts with `*` must be quoted: \"*\"",
+            _ if at_star => "a glob that starts with `*` must be quoted: \"*\"",
             info if info.contains("tab") => "indent with spaces",
             info if info.contains("mapping values") => {
                 "check the indentation; a text that contains `: ` must be quoted"
+            }
+            info if info.contains("expect ':'") => {
+                "a key in this line or the one before needs `: ` (a colon and a space)"
             }
             info if info.contains("unexpected character") => {
                 "a text that starts with this character must be quoted"
@@ -259,14 +262,13 @@ impl<'a> Reader<'a> {
         self.error(span, &message, "reading stopped here", remedy);
     }
 
-    /// From the parser's marks, cut to the end of the first line.
+    /// From the parser's marks, which may include the space behind a value; cut to the end of the first line.
     fn span(&self, from: Marker, to: Marker) -> Span {
         let offset =
             |marker: Marker| self.offsets.get(marker.index()).copied().unwrap_or(self.file.text.len());
         let (start, end) = (offset(from), offset(to));
-        let text = &self.file.text[start..end.max(start)];
-        let length = text.find(['\r', '\n']).unwrap_or(text.len());
-        Span { line: from.line(), column: from.col() + 1, start, end: start + length }
+        let text = self.file.text[start..end.max(start)].split(['\r', '\n']).next().unwrap_or_default();
+        Span { line: from.line(), column: from.col() + 1, start, end: start + text.trim_end().len() }
     }
 
     fn error(&mut self, span: Span, message: &str, label: &str, remedy: &str) {

@@ -48,14 +48,14 @@ pub struct Mismatch {
     pub has: String,
 }
 
-/// Who decides whether a workload meets a criterion.
+/// Who decides which workloads meet a criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Author {
     /// Whoever may create pods in a namespace.
     Tenant,
     /// Whoever runs the cluster.
     Cluster,
-    /// Nobody: it always holds, or admission decides it.
+    /// It binds nobody to anything: it always holds, or a pod may just choose its node.
     Nobody,
 }
 
@@ -76,9 +76,9 @@ impl Selector {
         failed.map(|criterion| criterion.mismatch(workload)).collect()
     }
 
-    /// Whether it says that it matches every workload.
-    pub(super) fn is_universal(&self) -> bool {
-        self.0.iter().all(Criterion::is_universal)
+    /// Whether it surely matches all that `other` matches. It may say no where the answer is yes.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self == other || self.0.iter().all(Criterion::is_universal)
     }
 
     /// The keys by which a tenant can make a pod match, where nothing of the cluster's own stands against it.
@@ -133,10 +133,13 @@ impl Criterion {
 
     fn author(&self) -> Author {
         match self {
-            Self::Labels(_) | Self::Workloads(_) => Author::Tenant,
-            Self::HostNetwork(_) => Author::Nobody,
             _ if self.is_universal() => Author::Nobody,
-            _ => Author::Cluster,
+            Self::Labels(_) | Self::Workloads(_) => Author::Tenant,
+            Self::ServiceAccounts(pairs) if pairs.iter().any(|pair| pair.scope.is_universal()) => {
+                Author::Tenant
+            }
+            Self::HostNetwork(_) | Self::NodeLabels(_) => Author::Nobody,
+            Self::Namespaces(_) | Self::NamespaceLabels(_) | Self::ServiceAccounts(_) => Author::Cluster,
         }
     }
 

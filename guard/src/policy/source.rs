@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The most that one file may hold: far more than a ConfigMap can carry.
+/// The most that one file may hold: far more than a `ConfigMap` can carry.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// One file of a policy, as it was read.
@@ -35,7 +35,7 @@ pub enum ReadError {
 }
 
 /// Reads the file at `path`; or, of the folder there, every `*.yaml` and `*.yml` directly in it, in name order.
-/// Names that start with a dot are skipped: a ConfigMap volume keeps its own folders under such names.
+/// Names that start with a dot are skipped: a `ConfigMap` volume keeps its own folders under such names.
 pub fn read(path: &Path) -> Result<Vec<SourceFile>, ReadError> {
     let metadata = fs::metadata(path).map_err(|source| ReadError::Read { path: path.to_owned(), source })?;
     if metadata.is_dir() { read_folder(path) } else { Ok(vec![read_file(path, path)?]) }
@@ -58,7 +58,7 @@ fn read_folder(path: &Path) -> Result<Vec<SourceFile>, ReadError> {
     names.iter().map(|name| read_file(&generation.join(name), &path.join(name))).collect()
 }
 
-/// The folder that holds the files themselves. The kubelet updates a ConfigMap volume by moving its link `..data` to
+/// The folder that holds the files themselves. The kubelet updates a `ConfigMap` volume by moving its link `..data` to
 /// another folder; following that link once makes sure that all files are of the same update.
 fn generation(path: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(path.join("..data")) {

@@ -14,8 +14,8 @@ pub(super) fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n")
-        .with_context(|| format!("ask for {path}"))?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n");
+    stream.write_all(request.as_bytes()).with_context(|| format!("ask for {path}"))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("read {path}"))?;
     parse(&answer).with_context(|| format!("no HTTP answer to {path}: {answer:?}"))

@@ -21,7 +21,8 @@ pub fn give_socket() -> io::Result<()> {
 
 /// Takes a socket from the standard input, the other end of [`give_socket`], and connects it.
 pub(super) fn taken_socket(target: &Target) -> io::Result<usize> {
-    let socket = take_socket()?;
+    // An error here is not the target's doing.
+    let socket = take_socket().map_err(io::Error::other)?;
     stream::connect_and_fetch(&socket, target.v4())
 }
 
@@ -44,8 +45,9 @@ fn take_socket() -> io::Result<Socket> {
     Ok(Socket::from(descriptor))
 }
 
-/// Makes a cgroup below its own and connects from a child that has moved into it.
-pub(super) fn child_in_sub_cgroup(target: &Target) -> io::Result<usize> {
+/// Makes a cgroup below its own and connects from a child that has moved into it. The outcome is the child's; an
+/// error is one of setting it up.
+pub(super) fn child_in_sub_cgroup(target: &Target) -> io::Result<Outcome> {
     let own = target.cgroup.as_ref().ok_or_else(|| io::Error::other("the attacker's cgroup is not given"))?;
     let sub = own.join(format!("attack-{}", process::id()));
     fs::create_dir(&sub)?;
@@ -58,9 +60,5 @@ pub(super) fn child_in_sub_cgroup(target: &Target) -> io::Result<usize> {
         .output();
     fs::remove_dir(&sub)?;
     let report: Report = serde_json::from_slice(&output?.stdout)?;
-    match report.outcome {
-        Outcome::Bytes(count) => Ok(usize::try_from(count).unwrap_or(usize::MAX)),
-        Outcome::Timeout => Err(io::ErrorKind::TimedOut.into()),
-        Outcome::Errno(name) | Outcome::Unsupported(name) => Err(io::Error::other(name)),
-    }
+    Ok(report.outcome)
 }

@@ -5,7 +5,6 @@
 //! The functions know nothing of the guard and give up after [`PATIENCE`]. `AF_PACKET` and its kin, which pass no
 //! socket hook, are not here: they are the backstop's matter.
 
-mod clock;
 mod datagram;
 mod hammer;
 mod handover;
@@ -15,10 +14,9 @@ mod staged;
 mod stream;
 mod uring;
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -128,33 +126,34 @@ impl Vector {
 
     /// Performs it, from wherever this process runs.
     pub fn perform(self, target: &Target) -> Report {
-        let attempt: fn(&Target) -> io::Result<usize> = match self {
-            Self::Tcp => stream::tcp,
-            Self::TcpMapped => stream::tcp_mapped,
-            Self::TcpIpv6 => stream::tcp_ipv6,
-            Self::TcpFastOpen => stream::tcp_fast_open,
-            Self::TcpNonblocking => stream::tcp_nonblocking,
-            Self::Mptcp => stream::mptcp,
-            Self::MptcpMapped => stream::mptcp_mapped,
-            Self::MptcpFastOpen => stream::mptcp_fast_open,
-            Self::UdpConnected => datagram::connected,
-            Self::UdpConnectedIpv6 => datagram::connected_ipv6,
-            Self::UdpUnconnected => datagram::unconnected,
-            Self::UdpUnconnectedMapped => datagram::unconnected_mapped,
-            Self::UdpUnconnectedIpv6 => datagram::unconnected_ipv6,
-            Self::Sendmmsg => datagram::many_at_once,
-            Self::RawTcp => packet::raw_tcp,
-            Self::RawHdrincl => packet::raw_with_ip_header,
-            Self::IcmpPing => packet::ping_socket,
-            Self::IcmpRaw => packet::raw_ping,
-            Self::IoUringConnect => uring::connect,
-            Self::ChildInSubCgroup => handover::child_in_sub_cgroup,
-            Self::Preconnected => stream::preconnected,
-            Self::PreopenedUnconnected => stream::preopened,
-            Self::ScmRights => handover::taken_socket,
+        let started = Instant::now();
+        let outcome = match self {
+            Self::Tcp => stream::tcp(target).into(),
+            Self::TcpMapped => stream::tcp_mapped(target).into(),
+            Self::TcpIpv6 => stream::tcp_ipv6(target).into(),
+            Self::TcpFastOpen => stream::tcp_fast_open(target).into(),
+            Self::TcpNonblocking => stream::tcp_nonblocking(target).into(),
+            Self::Mptcp => stream::mptcp(target).into(),
+            Self::MptcpMapped => stream::mptcp_mapped(target).into(),
+            Self::MptcpFastOpen => stream::mptcp_fast_open(target).into(),
+            Self::UdpConnected => datagram::connected(target).into(),
+            Self::UdpConnectedIpv6 => datagram::connected_ipv6(target).into(),
+            Self::UdpUnconnected => datagram::unconnected(target).into(),
+            Self::UdpUnconnectedMapped => datagram::unconnected_mapped(target).into(),
+            Self::UdpUnconnectedIpv6 => datagram::unconnected_ipv6(target).into(),
+            Self::Sendmmsg => datagram::many_at_once(target).into(),
+            Self::RawTcp => packet::raw_tcp(target).into(),
+            Self::RawHdrincl => packet::raw_with_ip_header(target).into(),
+            Self::IcmpPing => packet::ping_socket(target).into(),
+            Self::IcmpRaw => packet::raw_ping(target).into(),
+            Self::IoUringConnect => uring::connect(target).into(),
+            Self::ChildInSubCgroup => handover::child_in_sub_cgroup(target)
+                .unwrap_or_else(|error| Outcome::Broken(error.to_string())),
+            Self::Preconnected => stream::preconnected(target).into(),
+            Self::PreopenedUnconnected => stream::preopened(target).into(),
+            Self::ScmRights => handover::taken_socket(target).into(),
         };
-        let started = clock::Stopwatch::start();
-        let outcome = Outcome::from(attempt(target));
-        Report { vector: self, outcome, milliseconds: started.milliseconds() }
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Report { vector: self, outcome, milliseconds }
     }
 }

@@ -18,6 +18,8 @@ pub enum Outcome {
     Timeout,
     /// This kernel lacks what the vector needs.
     Unsupported(String),
+    /// The attack came to grief before it was one: it says nothing of whoever was attacked.
+    Broken(String),
 }
 
 /// What `guard-attack` prints of one attack, as a line of JSON.
@@ -25,6 +27,7 @@ pub enum Outcome {
 pub struct Report {
     pub vector: Vector,
     pub outcome: Outcome,
+    /// How long it took, its pause included.
     pub milliseconds: u64,
 }
 
@@ -34,9 +37,9 @@ impl Outcome {
         matches!(self, Self::Bytes(1..))
     }
 
-    /// Whether the attempt could be made on this kernel.
-    pub fn is_supported(&self) -> bool {
-        !matches!(self, Self::Unsupported(_))
+    /// Whether an attempt was made at all, so that the outcome is the target's or a guard's doing.
+    pub fn is_genuine(&self) -> bool {
+        !matches!(self, Self::Unsupported(_) | Self::Broken(_))
     }
 }
 
@@ -48,7 +51,7 @@ impl From<io::Result<usize>> for Outcome {
             Err(error) => match error.raw_os_error() {
                 Some(code) => Self::Errno(format!("{:?}", Errno::from_raw(code))),
                 None if error.kind() == ErrorKind::Unsupported => Self::Unsupported(error.to_string()),
-                None => Self::Errno(error.to_string()),
+                None => Self::Broken(error.to_string()),
             },
         }
     }
@@ -61,6 +64,7 @@ impl fmt::Display for Outcome {
             Self::Errno(name) => f.write_str(name),
             Self::Timeout => f.write_str("timeout"),
             Self::Unsupported(why) => write!(f, "unsupported: {why}"),
+            Self::Broken(why) => write!(f, "broken: {why}"),
         }
     }
 }
@@ -99,7 +103,10 @@ mod tests {
         assert_eq!(os(Errno::ECONNREFUSED), Outcome::Errno("ECONNREFUSED".to_owned()));
         assert_eq!(os(Errno::EINPROGRESS), Outcome::Timeout);
         assert_eq!(os(Errno::EAGAIN), Outcome::Timeout);
-        assert!(!Outcome::from(Err(unsupported("MPTCP", &Errno::EPROTONOSUPPORT.into()))).is_supported());
+        let missing = Outcome::from(Err(unsupported("MPTCP", &Errno::EPROTONOSUPPORT.into())));
+        assert!(matches!(missing, Outcome::Unsupported(_)));
+        let wrapped = io::Error::other(io::Error::from(Errno::ENOENT));
+        assert!(matches!(Outcome::from(Err(wrapped)), Outcome::Broken(_)));
     }
 
     #[test]

@@ -1,12 +1,17 @@
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::panic::resume_unwind;
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde::de::DeserializeOwned;
 
-use super::{Blow, PATIENCE, Report, Tally, Vector};
+use super::{Blow, Outcome, PATIENCE, Report, Tally, Vector};
 use crate::binary::binary;
 use crate::place::Place;
 use crate::process::{Process, piped, successful};
@@ -31,6 +36,8 @@ pub(super) fn pause() -> io::Result<()> {
 #[derive(Debug)]
 pub struct Staged {
     attacker: Process,
+    /// The report of an attack that was stopped before its pause.
+    early: Option<Report>,
     vector: Vector,
     /// Lives until the attack is over, as a pod does that hands its socket over.
     giver: Option<Process>,
@@ -42,12 +49,11 @@ impl Staged {
             return Self::start_handover(place, place);
         }
         let mut attacker = place.spawn(piped(command(place, vector)?))?;
-        if vector.pauses() {
-            // An attack that is stopped before its pause reports at once; `proceed` reads that line then.
-            let line = attacker.read_line()?;
-            ensure!(line == READY, "{} ended before its pause: {line}", vector.name());
-        }
-        Ok(Self { attacker, vector, giver: None })
+        let early = match vector.pauses().then(|| attacker.read_line()).transpose()? {
+            Some(line) if line != READY => Some(parse(&line)?),
+            _ => None,
+        };
+        Ok(Self { attacker, early, vector, giver: None })
     }
 
     fn start_handover(giver: &Place, taker: &Place) -> Result<Self> {
@@ -57,17 +63,20 @@ impl Staged {
         let mut take = command(taker, Vector::ScmRights)?;
         take.stdin(Stdio::from(OwnedFd::from(taking))).stdout(Stdio::piped()).stderr(Stdio::piped());
         let giver = Some(giver.spawn(give)?);
-        Ok(Self { attacker: taker.spawn(take)?, vector: Vector::ScmRights, giver })
+        Ok(Self { attacker: taker.spawn(take)?, early: None, vector: Vector::ScmRights, giver })
     }
 
     /// Lets it go on, and waits for what becomes of it.
     pub fn proceed(mut self) -> Result<Report> {
+        if let Some(report) = self.early {
+            return Ok(report);
+        }
         if self.vector.pauses() {
             self.attacker.write_line("go")?;
         }
         let printed = successful(self.attacker.output(ATTACK_WITHIN)?)?;
         drop(self.giver);
-        serde_json::from_str(&printed).with_context(|| format!("no report: {printed}"))
+        parse(&printed)
     }
 }
 
@@ -81,18 +90,20 @@ impl Place {
     pub fn hammer(&self, blow: Blow, attempts: u64) -> Result<Tally> {
         let mut command = Command::new(binary("guard-attack")?);
         command.args(["hammer", "--kind", &blow.name(), "--attempts", &attempts.to_string()]);
-        let printed = successful(self.spawn(piped(command))?.output(FLOOD_WITHIN)?)?;
-        serde_json::from_str(&printed).with_context(|| format!("no tally: {printed}"))
+        parse(&successful(self.spawn(piped(command))?.output(FLOOD_WITHIN)?)?)
     }
 
     /// Starts to attack over and over, until the siege is lifted.
     pub fn besiege(&self, vector: Vector) -> Result<Siege> {
         let mut command = Command::new(binary("guard-attack")?);
-        command.args(["siege", &vector.name()]);
-        let mut besieger = self.spawn(piped(command))?;
+        command.args(["siege", &vector.name()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut besieger = self.spawn(command)?;
         let line = besieger.read_line()?;
         ensure!(line == READY, "the siege did not begin: {line}");
-        Ok(Siege { besieger })
+        let won = Arc::new(AtomicU64::new(0));
+        let (lines, counted) = (besieger.take_lines()?, Arc::clone(&won));
+        let reader = thread::spawn(move || read_siege(lines, &counted));
+        Ok(Siege { besieger, won, reader })
     }
 }
 
@@ -100,20 +111,44 @@ impl Place {
 #[derive(Debug)]
 pub struct Siege {
     besieger: Process,
+    won: Arc<AtomicU64>,
+    reader: JoinHandle<Result<Tally>>,
 }
 
 impl Siege {
+    /// The bytes that have come back so far.
+    pub fn bytes(&self) -> u64 {
+        self.won.load(Ordering::Relaxed)
+    }
+
     /// Ends it, and says what it came to.
     pub fn lift(mut self) -> Result<Tally> {
         self.besieger.write_line("enough")?;
-        let printed = successful(self.besieger.output(10 * PATIENCE)?)?;
-        let last = printed.lines().last().context("no tally")?;
-        serde_json::from_str(last).with_context(|| format!("no tally: {last}"))
+        self.besieger.wait(10 * PATIENCE)?;
+        self.reader.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
+}
+
+/// Reads on while the siege goes on: a full pipe would hold it up. The last line is the tally, those before are
+/// reports of attacks that won something.
+fn read_siege(lines: BufReader<ChildStdout>, won: &AtomicU64) -> Result<Tally> {
+    let mut last = None;
+    for line in lines.lines() {
+        let line = line.context("read from a siege")?;
+        if let Ok(Report { outcome: Outcome::Bytes(bytes), .. }) = serde_json::from_str(&line) {
+            won.fetch_add(bytes, Ordering::Relaxed);
+        }
+        last = Some(line);
+    }
+    parse(&last.context("the siege printed nothing")?)
 }
 
 fn command(place: &Place, vector: Vector) -> Result<Command> {
     let mut command = Command::new(binary("guard-attack")?);
     command.args(["run", &vector.name()]).arg("--cgroup").arg(place.cgroup());
     Ok(command)
+}
+
+fn parse<T: DeserializeOwned>(printed: &str) -> Result<T> {
+    serde_json::from_str(printed).with_context(|| format!("guard-attack printed {printed:?}"))
 }

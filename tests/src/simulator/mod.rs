@@ -12,6 +12,7 @@ mod record;
 mod serve;
 mod token;
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -81,9 +82,6 @@ pub struct Simulator {
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
-
-/// The type of a message that is never sent.
-type Infallible = std::convert::Infallible;
 
 impl Simulator {
     /// Starts on a thread of its own, inside `namespace` if one is given, and returns once it listens everywhere.

@@ -74,9 +74,9 @@ impl Record {
         bytes: impl FnOnce(&T) -> usize,
     ) -> T {
         let mut seen = self.seen();
-        let sent = send();
-        seen.peers.entry(peer).or_default().bytes_sent += bytes(&sent) as u64;
-        sent
+        let outcome = send();
+        seen.peers.entry(peer).or_default().bytes_sent += bytes(&outcome) as u64;
+        outcome
     }
 
     pub(super) fn copy(&self) -> Seen {

@@ -144,7 +144,7 @@ fn capabilities(held: Capabilities) -> Finding {
     let names: Vec<_> = lacking.iter().map(|(name, ..)| *name).collect();
     let follows: Vec<_> =
         lacking.iter().map(|(name, _, _, follows)| format!("without {name} {follows}")).collect();
-    Finding { state, ..CAPABILITIES.degraded(format!("without {}", names.join(", ")), follows.join("; ")) }
+    Finding { state, ..CAPABILITIES.degraded(format!("without {}", names.join(", ")), follows.join("\n")) }
 }
 
 fn cgroup_mount(mount: Option<&CgroupMount>) -> Finding {

@@ -1,6 +1,8 @@
 //! Takes a tree apart by expectation: a mapping with these keys, a list, a text. What is not as expected is recorded,
 //! and the caller goes on with the rest.
 
+use std::collections::BTreeMap;
+
 use super::shape::Shape;
 use crate::{
     endpoints::Endpoints,
@@ -65,7 +67,7 @@ impl Decoder<'_> {
     pub(super) fn mapping<'n>(
         &mut self,
         node: &'n Node,
-        shape: &Shape,
+        shape: &Shape<'_>,
         known: &[&str],
     ) -> Option<Fields<'n>> {
         let fields = self.entries(node, shape)?;
@@ -83,32 +85,34 @@ impl Decoder<'_> {
     }
 
     /// The entries of a mapping with keys of the user's own.
-    pub(super) fn entries<'n>(&mut self, node: &'n Node, shape: &Shape) -> Option<Fields<'n>> {
+    pub(super) fn entries<'n>(&mut self, node: &'n Node, shape: &Shape<'_>) -> Option<Fields<'n>> {
         let Value::Mapping(entries) = &node.value else {
             self.wrong_type(node, shape);
             return None;
         };
         let mut fields: Vec<Field<'n>> = Vec::new();
+        let mut first: BTreeMap<&str, Span> = BTreeMap::new();
         for (key_node, value) in entries {
             let Value::Scalar { text: key, .. } = &key_node.value else {
                 self.error(key_node.span, "a key must be a text", "", "write it as `key: value`");
                 continue;
             };
-            if let Some(first) = fields.iter().find(|field| field.key == key) {
+            if let Some(&first) = first.get(key.as_str()) {
                 let place = self.place(key_node.span);
                 let message = format!("`{}` is given twice", excerpt(key));
                 let problem = Problem::error(place, message, "keep one of the two");
-                let problem = problem.related(self.place(first.key_span), "the first one");
+                let problem = problem.related(self.place(first), "the first one");
                 self.problems.push(problem);
                 continue;
             }
+            first.insert(key, key_node.span);
             fields.push(Field { key, key_span: key_node.span, value });
         }
         Some(Fields(fields))
     }
 
     /// The items of a list that is not empty.
-    pub(super) fn list<'n>(&mut self, node: &'n Node, shape: &Shape, remedy: &str) -> Option<&'n [Node]> {
+    pub(super) fn list<'n>(&mut self, node: &'n Node, shape: &Shape<'_>, remedy: &str) -> Option<&'n [Node]> {
         match &node.value {
             Value::Sequence(items) if items.is_empty() => {
                 self.error(node.span, format!("{} is an empty list", shape.subject), "", remedy);
@@ -123,7 +127,7 @@ impl Decoder<'_> {
     }
 
     /// A text. Numbers and the like count as written: a label's value may be `1.10`.
-    pub(super) fn text<'n>(&mut self, node: &'n Node, shape: &Shape) -> Option<&'n str> {
+    pub(super) fn text<'n>(&mut self, node: &'n Node, shape: &Shape<'_>) -> Option<&'n str> {
         match &node.value {
             Value::Scalar { text, .. } if !node.is_null() => Some(text),
             _ => {
@@ -133,7 +137,7 @@ impl Decoder<'_> {
         }
     }
 
-    pub(super) fn flag(&mut self, node: &Node, shape: &Shape) -> Option<bool> {
+    pub(super) fn flag(&mut self, node: &Node, shape: &Shape<'_>) -> Option<bool> {
         match &node.value {
             Value::Scalar { text, quoted: false } if text == "true" => Some(true),
             Value::Scalar { text, quoted: false } if text == "false" => Some(false),
@@ -144,17 +148,23 @@ impl Decoder<'_> {
         }
     }
 
-    pub(super) fn wrong_type(&mut self, node: &Node, shape: &Shape) {
-        if matches!(node.value, Value::Refused) {
-            return;
-        }
+    pub(super) fn wrong_type(&mut self, node: &Node, shape: &Shape<'_>) {
+        self.wrong_word(node, shape, &[]);
+    }
+
+    /// Like [`Self::wrong_type`], where one of `words` may have been meant.
+    pub(super) fn wrong_word(&mut self, node: &Node, shape: &Shape<'_>, words: &[&str]) {
+        let meant = match &node.value {
+            Value::Refused => return,
+            Value::Scalar { text, .. } => spelling::closest(text, words.iter().copied()),
+            Value::Sequence(_) | Value::Mapping(_) => None,
+        };
         let Shape { subject, takes, example } = shape;
+        let remedy = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("write it as `{example}`"),
+        };
         let label = format!("found {}", node.describe());
-        self.error(
-            node.span,
-            format!("{subject} must be {takes}"),
-            &label,
-            format!("write it as `{example}`"),
-        );
+        self.error(node.span, format!("{subject} must be {takes}"), &label, remedy);
     }
 }

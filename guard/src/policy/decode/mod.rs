@@ -35,7 +35,7 @@ pub(super) fn file(
         help: decoder.help(&fields),
         enforce: decoder.enforce(&fields),
         unidentified: fields.get("unidentified").and_then(|field| {
-            let verdict = decoder.plain_verdict(field.value, &shape::UNIDENTIFIED)?;
+            let verdict = decoder.verdict(field.value, &shape::UNIDENTIFIED)?;
             Some(decoder.sited(verdict, field.key_span))
         }),
         default: fields.get("default").and_then(|field| {
@@ -85,6 +85,10 @@ impl Decoder<'_> {
         let enforce = match &field.value.value {
             Value::Scalar { text, .. } if text == "none" => Enforce::None,
             Value::Scalar { text, .. } if text == "all" => Enforce::All,
+            Value::Scalar { .. } => {
+                self.wrong_word(field.value, &shape::ENFORCE, &["none", "all"]);
+                return None;
+            }
             _ => {
                 let remedy = "to enforce on nobody, write `enforce: none`";
                 let items = self.list(field.value, &shape::ENFORCE, remedy)?;

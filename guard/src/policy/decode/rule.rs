@@ -43,6 +43,7 @@ impl Decoder<'_> {
             verdicts: self.verdicts(&decided),
             until: self.until(&fields),
             reason: self.reason(&fields),
+            is_whole: self.problems.len() == before,
         })
     }
 

@@ -33,14 +33,14 @@ const LABEL_VALUE: Alphabet = Alphabet {
 /// An owner may be of any kind, also one that somebody else defined.
 const OWNER: Alphabet = Alphabet {
     holds: |letter| !letter.is_whitespace() && !"/?[]{}()|,".contains(letter),
-    words: "no spaces or brackets",
+    words: "anything but spaces, brackets, `?`, `|` and `,`",
 };
 
 const EMPTY: &str = "to match everything, write `namespaces: [\"*\"]`";
 
 impl Decoder<'_> {
     /// A selector; `span` is where an empty one is reported.
-    pub(super) fn selector(&mut self, node: &Node, shape: &Shape, span: Span) -> Option<Selector> {
+    pub(super) fn selector(&mut self, node: &Node, shape: &Shape<'_>, span: Span) -> Option<Selector> {
         let problems = self.problems.len();
         let fields = self.mapping(node, shape, shape::SELECTOR_KEYS)?;
         let criteria: Vec<_> = fields.all().iter().filter_map(|&field| self.criterion(field)).collect();
@@ -97,7 +97,7 @@ impl Decoder<'_> {
     fn pairs(
         &mut self,
         node: &Node,
-        shape: &Shape,
+        shape: &Shape<'_>,
         [scopes, names]: [&Alphabet; 2],
         scope_case: fn(&str) -> String,
     ) -> Option<Vec<PairGlob>> {
@@ -112,9 +112,9 @@ impl Decoder<'_> {
                     })
                 }
                 _ => {
-                    let message = format!("{} takes {}", shape.subject, shape.takes);
-                    let remedy = format!("write it as `{}`", shape.example);
-                    self.error(item.span, message, "this is not two names with one `/` between", remedy);
+                    let message = format!("an item of {} is two names with one `/` between", shape.subject);
+                    let label = format!("found `{}`", excerpt(text));
+                    self.error(item.span, message, &label, format!("write it as `{}`", shape.example));
                     None
                 }
             }
@@ -122,7 +122,7 @@ impl Decoder<'_> {
         Some(pairs.collect())
     }
 
-    fn labels(&mut self, node: &Node, shape: &Shape) -> Option<Vec<LabelGlob>> {
+    fn labels(&mut self, node: &Node, shape: &Shape<'_>) -> Option<Vec<LabelGlob>> {
         let fields = self.entries(node, shape)?;
         if matches!(&node.value, Value::Mapping(entries) if entries.is_empty()) {
             self.error(node.span, format!("{} is empty", shape.subject), "", EMPTY);

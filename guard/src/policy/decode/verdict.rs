@@ -8,8 +8,7 @@ use super::{
 };
 use crate::policy::{
     Verdicts,
-    node::{Node, Value, excerpt},
-    spelling,
+    node::{Node, Value},
 };
 
 const ALLOW: &str = Verdict::Allow.as_str();
@@ -55,34 +54,26 @@ impl Decoder<'_> {
             return None;
         }
         let subject = format!("`{}`", field.key);
-        self.spelled_verdict(field.value, &subject, &format!("{}: deny", field.key))
+        let example = format!("{}: deny", field.key);
+        let shape = Shape { subject: &subject, takes: shape::UNIDENTIFIED.takes, example: &example };
+        self.verdict(field.value, &shape)
     }
 
-    /// A verdict where no endpoint is named.
-    pub(super) fn plain_verdict(&mut self, node: &Node, shape: &Shape) -> Option<Verdict> {
-        self.spelled_verdict(node, shape.subject, shape.example)
-    }
-
-    fn spelled_verdict(&mut self, node: &Node, subject: &str, example: &str) -> Option<Verdict> {
-        let remedy = match &node.value {
-            Value::Refused => return None,
-            Value::Scalar { text, .. } if text == ALLOW => return Some(Verdict::Allow),
-            Value::Scalar { text, .. } if text == DENY => return Some(Verdict::Deny),
-            Value::Scalar { text, .. } => spelling::closest(text, [ALLOW, DENY]),
-            Value::Sequence(_) | Value::Mapping(_) => None,
-        };
-        let remedy = match remedy {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("write it as `{example}`"),
-        };
-        let label = format!("found {}", node.describe());
-        self.error(node.span, format!("{subject} must be allow or deny"), &label, remedy);
-        None
+    /// One verdict, without `filter`.
+    pub(super) fn verdict(&mut self, node: &Node, shape: &Shape<'_>) -> Option<Verdict> {
+        match &node.value {
+            Value::Scalar { text, .. } if text == ALLOW => Some(Verdict::Allow),
+            Value::Scalar { text, .. } if text == DENY => Some(Verdict::Deny),
+            _ => {
+                self.wrong_word(node, shape, &[ALLOW, DENY]);
+                None
+            }
+        }
     }
 
     /// Every endpoint of this node.
     pub(super) fn endpoint_names(&self) -> Vec<String> {
-        self.endpoints.iter().map(|(_, endpoint)| excerpt(&endpoint.name)).collect()
+        self.endpoints.iter().map(|(_, endpoint)| endpoint.name.clone()).collect()
     }
 }
 

@@ -86,6 +86,19 @@ fn bad_policies_are_refused_with_the_expected_text() {
 }
 
 #[test]
+fn the_examples_of_the_documentation_are_good_policies() {
+    let text = include_str!("../../../../docs/policy.md");
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let policies: Vec<_> = blocks.filter(|block| block.contains("version: 1")).collect();
+    assert!(policies.len() >= 3);
+    for policy in policies {
+        let files = super::files(&[policy]);
+        let parsed = parse(&files, &Endpoints::aws(), TODAY);
+        assert!(parsed.policy.is_some(), "{}", render(&parsed.problems, &files, false));
+    }
+}
+
+#[test]
 fn there_are_policies_to_check() {
     assert!(entries(&folder("good")).0.len() >= 3);
     assert!(entries(&folder("bad")).0.len() >= 22);

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use super::{
     super::{ReadError, Severity, read},
-    parsed, policy,
+    files, parsed, policy, render,
 };
 
 fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -82,7 +82,7 @@ fn no_file_at_all_is_no_policy() {
 #[test]
 fn nothing_that_can_be_written_makes_the_parser_panic() {
     let whole = include_str!("../../../../tests/policies/good/complete.yaml");
-    for (end, _) in whole.char_indices() {
+    for (end, _) in whole.char_indices().step_by(7) {
         parsed(&[&whole[..end]]);
         parsed(&[&whole[end..]]);
         for noise in
@@ -93,6 +93,16 @@ fn nothing_that_can_be_written_makes_the_parser_panic() {
     }
     let deep = "[".repeat(300_000);
     parsed(&[&deep, &"- ".repeat(300_000), &"? ".repeat(2_000), &"{a: ".repeat(2_000)]);
+}
+
+#[test]
+fn a_file_with_thousands_of_problems_is_shown_in_part() {
+    let lines: Vec<_> = (0..20_000).map(|line| format!("key{line}: x")).collect();
+    let text = lines.join("\n");
+    let parsed = parsed(&[&text]);
+    assert_eq!(parsed.problems.len(), 20_001);
+    let shown = render(&parsed.problems, &files(&[&text]), false);
+    assert!(shown.ends_with("and 19901 more\n\n"));
 }
 
 #[test]
