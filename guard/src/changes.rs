@@ -10,7 +10,11 @@ use std::{
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 /// Changes in quick succession are one.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -23,6 +27,8 @@ pub struct Changes {
     folder: PathBuf,
     watcher: Option<RecommendedWatcher>,
     rings: mpsc::Receiver<()>,
+    /// When to ring next.
+    due: Instant,
 }
 
 impl Changes {
@@ -39,20 +45,20 @@ impl Changes {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot watch; looking by the clock"))
             .ok();
-        let mut changes = Self { folder: folder.to_owned(), watcher, rings };
+        let mut changes = Self { folder: folder.to_owned(), watcher, rings, due: Instant::now() + FALLBACK };
         changes.watch();
         changes
     }
 
-    /// Waits until there may be a change.
+    /// Waits until there may be a change. Whoever stops waiting half-way misses nothing: what rang is kept.
     pub async fn next(&mut self) {
-        tokio::select! {
-            Some(()) = self.rings.recv() => {
-                sleep(SETTLE).await;
-                while self.rings.try_recv().is_ok() {}
+        loop {
+            select! {
+                Some(()) = self.rings.recv() => self.due = self.due.min(Instant::now() + SETTLE),
+                () = sleep_until(self.due) => break,
             }
-            () = sleep(FALLBACK) => {}
         }
+        self.due = Instant::now() + FALLBACK;
         // A folder that was removed and made again has lost its watch; watching a second time does no harm.
         self.watch();
     }

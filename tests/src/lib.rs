@@ -14,7 +14,9 @@
 
 pub mod agent;
 pub mod attack;
+pub mod bench;
 mod binary;
+pub mod demo;
 pub mod namespace;
 pub mod node;
 mod place;

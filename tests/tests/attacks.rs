@@ -21,6 +21,7 @@ rules:
 const AUDIT: &str = "\
 version: 1
 enforce: none
+unidentified: deny
 default: { imds: deny }
 ";
 
@@ -60,7 +61,7 @@ impl Attackers {
 #[test]
 fn enforced_no_vector_gets_a_byte_and_each_is_counted() -> Result<()> {
     for driver in Driver::ALL {
-        let node = Node::new(*driver)?;
+        let node = Node::new(driver)?;
         let attackers = Attackers::on(&node)?;
         // What was open before the guard came: connections, and sockets still to be connected.
         let staged: Vec<_> = attackers
@@ -136,7 +137,7 @@ fn of_task_and_creator_the_stricter_decides() -> Result<()> {
     let mut agent = Agent::start(&node, ENFORCE)?;
     agent.wait_ready(READY)?;
 
-    let mut handed_over = |from: &Place, to: &Place| to.attack_with_socket_of(from);
+    let handed_over = |from: &Place, to: &Place| to.attack_with_socket_of(from);
     let report = handed_over(&trusted, &other_trusted)?;
     ensure!(report.outcome.got_bytes(), "both are allowed: {report:?}");
     refused(&handed_over(&trusted, &denied)?).context("the task is denied")?;
@@ -187,16 +188,18 @@ fn is_skipped(report: &Report) -> bool {
     true
 }
 
-/// Something was counted for these labels since `before`, and nothing for anyone else.
+/// Something was counted for these labels since `before`, and no attempt for anyone else.
 fn counted_as(agent: &Agent, before: &Metrics, verdict: &str, mode: &str, who: [(&str, &str); 2]) -> Result<()> {
     let after = agent.metrics()?;
-    let total = |metrics: &Metrics, labels: &[(&str, &str)]| {
-        metrics.count("imds_guard_attempts_total", labels) + metrics.count("imds_guard_egress_packets_total", labels)
-    };
+    let added = |name: &str, labels: &[(&str, &str)]| after.count(name, labels) - before.count(name, labels);
     let labels = [who[0], who[1], ("verdict", verdict), ("mode", mode), ("endpoint", "imds")];
-    let mine = total(&after, &labels) - total(before, &labels);
-    let all = total(&after, &[]) - total(before, &[]);
-    ensure!(mine > 0, "nothing is counted for {labels:?}");
-    ensure!(mine == all, "{} of {all} counts are not for {labels:?}", all - mine);
+    let attempts = added("imds_guard_attempts_total", &labels);
+    ensure!(
+        attempts + added("imds_guard_egress_packets_total", &labels) > 0,
+        "nothing is counted for {labels:?}"
+    );
+    // Packets are another matter: the kernel sends those of a former victim's connection again and again.
+    let others = added("imds_guard_attempts_total", &[]) - attempts;
+    ensure!(others == 0, "{others} attempts are not counted for {labels:?}");
     Ok(())
 }

@@ -36,7 +36,9 @@ impl Watch {
         let colour = io::stdout().is_terminal();
         let mut pending = Vec::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
+            // An agent that ends breaks the stream off.
+            let Ok(frame) = frame else { break };
+            let Ok(data) = frame.into_data() else { continue };
             pending.extend_from_slice(&data);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();

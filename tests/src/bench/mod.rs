@@ -1,0 +1,20 @@
+//! What the guard costs, measured on the real kernel with the real agent.
+//!
+//! ```text
+//! connect   a worker in every place ── the same calls in turn ──▶ what each place pays ──▶ report
+//! idle      250 pods, nothing happens ── the agent's memory and CPU ─────────────────────▶ report
+//! ```
+//!
+//! A bench measures, prints and judges by the targets that it names itself. It changes nothing that it measures.
+
+mod connect;
+mod floor;
+mod host;
+mod idle;
+mod report;
+mod rounds;
+mod worker;
+
+pub use connect::connect;
+pub use idle::idle;
+pub use worker::serve;
