@@ -3,6 +3,8 @@
 use std::{
     env,
     ffi::OsStr,
+    io::{self, IsTerminal as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,9 +23,14 @@ pub(crate) fn need_root(chore: &str) -> Result<()> {
 }
 
 pub(crate) fn demo() -> Result<()> {
-    println!("build  the agent and the demo (release; the first time takes some minutes)");
-    let built = Built::release()?;
-    run(Command::new(built.program("guard-demo")).env("IMDS_GUARD_BIN", built.program("imds-guard")))
+    println!("build  the agent, the demo and a client (release; the first time takes some minutes)");
+    let built = Built::release(&["imds-guard", "guard-tests", "aws-client"])?;
+    let mut demo = Command::new(built.program("guard-demo"));
+    for (variable, program) in [("IMDS_GUARD_BIN", "imds-guard"), ("AWS_CLIENT_BIN", "aws-client")] {
+        demo.env(variable, built.program(program));
+    }
+    // It takes this process's place: an interrupt then ends it alone, and the shell waits for it to clean up.
+    Err(demo.exec()).with_context(|| format!("start {}", shown(&demo)))
 }
 
 pub(crate) fn test(filter: Option<&str>) -> Result<()> {
@@ -38,8 +45,10 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
 }
 
 pub(crate) fn bench(what: &str) -> Result<()> {
-    let built = Built::release()?;
-    run(Command::new(built.program("guard-bench")).arg(what).env("IMDS_GUARD_BIN", built.program("imds-guard")))
+    let built = Built::release(&["imds-guard", "guard-tests"])?;
+    run(Command::new(built.program("guard-bench"))
+        .arg(what)
+        .env("IMDS_GUARD_BIN", built.program("imds-guard")))
 }
 
 pub(crate) fn lint() -> Result<()> {
@@ -54,8 +63,11 @@ pub(crate) fn lint() -> Result<()> {
 struct Built(PathBuf);
 
 impl Built {
-    fn release() -> Result<Self> {
-        cargo(["build", "--quiet", "--release", "--package", "imds-guard", "--package", "guard-tests", "--bins"])?;
+    fn release(packages: &[&str]) -> Result<Self> {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        // A terminal shows how far the minutes of the first build have got.
+        let quiet = (!io::stderr().is_terminal()).then_some("--quiet");
+        cargo(["build", "--release", "--bins"].into_iter().chain(quiet).chain(packages))?;
         Ok(Self(target().join("release")))
     }
 

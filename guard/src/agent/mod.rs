@@ -46,6 +46,8 @@ pub struct Settings {
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
+    /// The features that this host lacks.
+    pub degraded: Vec<&'static str>,
 }
 
 /// Why the agent ended.
@@ -102,7 +104,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let mut kernel = Kernel::load(root, &settings.endpoints)?;
-    let mut bell = kernel.attach_bells().map(Some).unwrap_or_else(no_bell(&metrics));
+    let bell = kernel.attach_bells();
     let mut events = kernel.take_events()?;
     let mut kernel_log = kernel.take_log()?;
     let counters = kernel.take_counters()?;
@@ -111,6 +113,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut policy_changes = Changes::of(&settings.policy);
     let mut pod_changes = Changes::of(&settings.pods_from);
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy);
+    let mut bell = state.hear(bell);
     state.reload_pods()?;
     state.walk();
     state.seal()?;
@@ -215,18 +218,6 @@ async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
     match bell {
         Some(bell) => bell.rang().await,
         None => std::future::pending().await,
-    }
-}
-
-fn no_bell(metrics: &Metrics) -> impl FnOnce(LoadError) -> Option<CgroupBell> {
-    |error| {
-        tracing::warn!(
-            error = chain(&error),
-            "no events for new cgroups: the tree is walked every {} s instead, and pods stay unidentified longer",
-            WALK_INTERVAL.as_secs()
-        );
-        metrics.set_degraded("cgroup_events", true);
-        None
     }
 }
 

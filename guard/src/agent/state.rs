@@ -13,11 +13,11 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{AgentError, Settings, boot_time, chain};
+use super::{AgentError, Settings, WALK_INTERVAL, boot_time, chain};
 use crate::{
     account::Account,
     attempt::{Attempt, Attribution},
-    kernel::{Counters, Kernel},
+    kernel::{CgroupBell, Counters, Kernel, LoadError},
     pods::{self, Identity, Index},
     policy::{self, Policy},
     reconcile::{self, Entries, RuleNames, Step},
@@ -122,7 +122,8 @@ impl State {
         metrics: Metrics,
         policy: Policy,
     ) -> Self {
-        let state = Self {
+        let lacking = settings.degraded.clone();
+        let mut state = Self {
             settings,
             listen,
             kernel,
@@ -139,8 +140,24 @@ impl State {
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
         };
+        for feature in lacking {
+            state.degrade(feature, true);
+        }
         state.show_policy();
         state
+    }
+
+    /// Takes the bell that rings for new cgroups; without it the agent goes by the clock.
+    pub(super) fn hear(&mut self, bell: Result<CgroupBell, LoadError>) -> Option<CgroupBell> {
+        self.degrade("cgroup_events", bell.is_err());
+        bell.inspect_err(|error| {
+            tracing::warn!(
+                error = chain(error),
+                "no events for new cgroups: the tree is walked every {} s, and pods stay unidentified longer",
+                WALK_INTERVAL.as_secs()
+            );
+        })
+        .ok()
     }
 
     /// Writes the ruling for unidentified pods, without which nothing may be attached, and attaches.

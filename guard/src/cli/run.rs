@@ -14,9 +14,11 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+use super::doctor::finding::{Finding, State, judge};
 use crate::{
     agent::{self, Settings},
     endpoints::Endpoints,
+    kernel::probe::Facts,
     pods,
 };
 
@@ -88,16 +90,20 @@ impl Run {
     }
 
     fn settings(self) -> anyhow::Result<Settings> {
+        let cgroup_mount = match self.cgroup_mount {
+            Some(mount) => mount,
+            None => cgroup_mount()?,
+        };
+        let endpoints = Endpoints::with(&self.endpoint)?;
+        let facts = Facts::probe(Some(&cgroup_mount), self.guarded_root.as_deref());
         Ok(Settings {
-            cgroup_mount: match self.cgroup_mount {
-                Some(mount) => mount,
-                None => cgroup_mount()?,
-            },
+            degraded: degraded(&judge(&facts, &endpoints)),
+            cgroup_mount,
             guarded_root: self.guarded_root,
             policy: self.policy,
             pods_from: self.pods_from,
             node_name: self.node_name,
-            endpoints: Endpoints::with(&self.endpoint)?,
+            endpoints,
             events: self.events,
             listen: self.listen,
             socket: self.socket,
@@ -110,6 +116,19 @@ fn cgroup_mount() -> anyhow::Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     pods::find_cgroup2_mount(&mounts)
         .context("cgroup v2 is not mounted: name its mount with --cgroup-mount, or see `imds-guard doctor`")
+}
+
+/// Says what this host lacks, once, and names it for the metric.
+fn degraded(findings: &[Finding]) -> Vec<&'static str> {
+    // The guarded root is waited for: that it is not there yet is no lack of the host.
+    let lacking = findings.iter().filter(|finding| finding.state != State::Ok && finding.feature != "guarded_root");
+    lacking
+        .map(|Finding { feature, found, follows, .. }| {
+            let follows = follows.as_deref().unwrap_or_default();
+            tracing::warn!(feature, found, follows, "this host is not all that it could be");
+            *feature
+        })
+        .collect()
 }
 
 fn start_log(format: LogFormat) {

@@ -9,6 +9,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, ProgramType, RawTracePoint},
     sys::{BpfHelper, is_helper_supported},
 };
+use nix::sys::resource::{Resource, setrlimit};
 use guard_common::{Address, CgroupId, EndpointId};
 
 use crate::endpoints::Endpoints;
@@ -61,6 +62,7 @@ impl GuardedRoot {
 
 /// Loads the object for one guarded root: all maps made, no program attached, the endpoints filled in.
 pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, LoadError> {
+    raise_locked_memory();
     let has_set_retval = u8::from(has_set_retval());
     let mut ebpf = EbpfLoader::new()
         // No program reads a kernel structure, so none needs the kernel's own types, which would cost 40 MB to parse.
@@ -139,6 +141,15 @@ fn remedy(error: &ProgramError) -> Option<String> {
          `imds-guard doctor` names it"
             .to_owned()
     })
+}
+
+/// Before Linux 5.11 maps count as locked memory, of which a process may have 64 KiB. Whoever may not raise the limit
+/// learns from loading whether it was needed; `doctor` tells it beforehand.
+fn raise_locked_memory() {
+    let unlimited = nix::sys::resource::RLIM_INFINITY;
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
+        tracing::debug!(%error, "the limit of locked memory stays");
+    }
 }
 
 /// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.

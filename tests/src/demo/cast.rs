@@ -91,7 +91,7 @@ impl Part {
             },
             Self {
                 spec: named("monitoring", "scraper").on_host_network(),
-                story: "no NetworkPolicy and no hop limit holds it: host network",
+                story: "on the host's network, where no NetworkPolicy holds it",
                 clients: &[Client::Curl],
                 standing: Standing::Denied,
             },

@@ -120,7 +120,7 @@ impl Shell<'_> {
         }
     }
 
-    /// What IMDS answers with credentials, by IMDSv2; the inner error is the refusal of the first request refused.
+    /// What IMDS answers with credentials to version 2; the inner error is the first refusal on the way.
     fn credentials(&self, address: IpAddr) -> Result<Result<String, String>> {
         let root = match address {
             IpAddr::V4(v4) => format!("http://{v4}/latest"),
@@ -168,8 +168,9 @@ impl Shell<'_> {
         Ok(match said.strip_prefix("error in ") {
             None => Tried { got: Got::from_key_in(&said)?, milliseconds, said: None },
             Some(error) => {
-                let error = error.split_once(": ").map_or(error, |(_, error)| error);
-                Tried { got: Got::Refused, milliseconds, said: Some(error.to_owned()) }
+                // It tells of its whole chain, a line for each link; the last link is IMDS.
+                let last = error.lines().last().unwrap_or_default().trim_start();
+                Tried { got: Got::Refused, milliseconds, said: Some(last.to_owned()) }
             }
         })
     }

@@ -30,7 +30,7 @@ use nix::unistd::geteuid;
 
 use crate::binary::binary;
 use cast::Part;
-use client::Got;
+use client::Client;
 pub use interrupt::{Interrupt, Interrupted};
 use policy::Act;
 use scene::Scene;
@@ -57,7 +57,8 @@ fn introduce(screen: &mut Screen) -> Result<()> {
     screen.heading("imds-guard: who uses the node's IAM role?")?;
     screen.lines(
         "On EC2 any process can ask 169.254.169.254 (IMDS) for the credentials of the node's own role. So can every\n\
-         pod, whichever role it was given itself. imds-guard shows which pods do, and stops those that shouldn't.\n\n\
+         pod, whichever role it was given itself: whoever gets into one pod has the rights of the whole node.\n\
+         imds-guard shows which pods use the node's role, and stops those that shouldn't.\n\n\
          These pods run on a private node: cgroups and network namespaces of our own, with a simulated IMDS behind\n\
          them. Nothing outside is touched.",
     )?;
@@ -76,12 +77,14 @@ fn audit(screen: &mut Screen, stage: &mut Stage<'_>) -> Result<()> {
     show(screen, &scenes)?;
     screen.lines(
         "\nTIME: of curl, its processes from start to end; of the AWS SDK, its own measure.\n\
-         VERDICT and RULE: what the agent reports, from inside the kernel.",
+         VERDICT and RULE: from the agent's events. Nobody has told it yet who newcomer-0 is; such a pod is let\n\
+         through while the policy only audits, and denied when it enforces.",
     )?;
     scene::verify(&scenes, Act::Audit)?;
-    let fallen_back = scenes.iter().filter(|scene| scene.ruling.outcome() == "would be denied").count();
+    let fallen_back = names(scenes.iter().filter(|scene| scene.ruling.outcome() == "would be denied"));
     screen.lines(&format!(
-        "\nNobody was hindered. {fallen_back} attempts got the node's role without a rule that lets them."
+        "\nNobody was hindered. These use the node's role, and no rule lets them: {}.",
+        fallen_back.join(", ")
     ))
 }
 
@@ -98,17 +101,25 @@ fn enforce(screen: &mut Screen, stage: &mut Stage<'_>) -> Result<Vec<Scene>> {
     show(screen, &scenes)?;
     scene::verify(&scenes, Act::Enforce)?;
 
-    screen.lines("\nThe denied ones know at once, without a timeout. What they say:\n")?;
-    for client in [client::Client::Curl, client::Client::AwsSdk] {
-        let said = scenes.iter().filter(|scene| scene.client == client).find_map(|scene| scene.said());
-        screen.quote(said.context("no client was denied")?)?;
+    screen.lines("\nWhoever is denied knows at once, and runs into no timeout. What the clients say:\n")?;
+    for client in [Client::Curl, Client::AwsSdk] {
+        let said = scenes.iter().filter(|scene| scene.client == client).find_map(Scene::said);
+        screen.quote(&format!("{:8} {}", client.name(), said.context("no client was denied")?))?;
     }
-    let served = scenes.iter().filter(|scene| scene.tried.got == Got::NodeRole).count();
+    let served = names(scenes.iter().filter(|scene| scene.reached.node_role > 0));
     screen.lines(&format!(
-        "\nThe IMDS behind the node agrees: {served} client had the node's credentials, and of the denied ones not a byte\n\
-         arrived. The pod with Pod Identity, and the agent with a rule, noticed nothing.",
+        "\nThe IMDS behind the node saw the same: it gave the node's credentials to {} alone, and no connection\n\
+         of a denied one arrived. orders-0 has a role of its own and noticed nothing.",
+        served.join(", ")
     ))?;
     Ok(scenes)
+}
+
+/// The pods of some scenes, each once.
+fn names<'a>(scenes: impl Iterator<Item = &'a Scene>) -> Vec<&'a str> {
+    let mut names: Vec<_> = scenes.map(|scene| scene.part.name()).collect();
+    names.dedup();
+    names
 }
 
 /// What remains to be seen after the acts: why, and how much.
@@ -126,6 +137,7 @@ fn look_back(screen: &mut Screen, stage: &Stage<'_>, enforced: &[Scene]) -> Resu
     let denied = stage.denied_samples()?;
     scene::verify_counts(&denied, enforced)?;
     denied.iter().try_for_each(|sample| screen.quote(&sample.text()))?;
+    screen.lines("\nWhoever has no name yet is counted without one.")?;
     screen.lines("\nWho, just now? `imds-guard status` lists the pods, `imds-guard watch` shows attempts as they happen.")
 }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail, ensure};
 use comfy_table::{Cell, Color};
 
@@ -116,8 +118,7 @@ pub(super) fn verify_counts(denied: &[Denied], scenes: &[Scene]) -> Result<()> {
             sample.text()
         );
     }
-    let mut accounts: Vec<_> = refused().map(|scene| scene.part.account()).collect();
-    accounts.dedup();
+    let accounts: BTreeSet<_> = refused().map(|scene| scene.part.account()).collect();
     ensure!(accounts.len() == denied.len(), "{} are denied, {} are counted", accounts.len(), denied.len());
     Ok(())
 }

@@ -42,12 +42,16 @@ impl Screen {
         Ok(writeln!(self.out, "{text}")?)
     }
 
-    /// Something quoted, set in and cut where the line ends.
+    /// Something quoted, set in; what is too long goes on in the next line, set in further.
     pub(super) fn quote(&mut self, text: &str) -> Result<()> {
-        text.lines().try_for_each(|line| {
-            let line = format!("    {}", cut(line, WIDTH - 4));
-            Ok(writeln!(self.out, "{}", line.trim_end())?)
-        })
+        for line in text.lines() {
+            let mut indent = "    ";
+            for piece in wrap(line, WIDTH - 2 * indent.len()) {
+                writeln!(self.out, "{}", format!("{indent}{piece}").trim_end())?;
+                indent = "        ";
+            }
+        }
+        Ok(())
     }
 
     /// One line of a comparison, green where `mark` is a plus and red where it is a minus.
@@ -74,10 +78,18 @@ impl Screen {
         Ok(writeln!(self.out, "\n{}", table.trim_fmt())?)
     }
 
-    /// Says what is being done now.
+    /// Says what is being done now, for good where nothing can be taken back.
     pub(super) fn progress(&mut self, what: &str) -> Result<Progress> {
-        if !(self.out.is_terminal() && io::stderr().is_terminal()) {
+        let progress = self.spinner(what)?;
+        if progress.0.is_none() {
             writeln!(self.out, "  … {what}")?;
+        }
+        Ok(progress)
+    }
+
+    /// Says what is being done now, on a terminal only.
+    pub(super) fn spinner(&self, what: &str) -> Result<Progress> {
+        if !(self.out.is_terminal() && io::stderr().is_terminal()) {
             return Ok(Progress(None));
         }
         let bar = ProgressBar::new_spinner()
@@ -89,7 +101,7 @@ impl Screen {
 }
 
 impl Progress {
-    /// Says what is being done next. Without a terminal only the first line of a row of small steps is shown.
+    /// Says what is being done next.
     pub(super) fn next(&self, what: &str) {
         if let Some(bar) = &self.0 {
             bar.set_message(what.to_owned());
@@ -115,11 +127,19 @@ pub(super) fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
+/// A line in pieces of at most `width` characters, broken at spaces, if there are any. Always one piece at least.
+fn wrap(line: &str, width: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = line;
+    while let Some((end, _)) = rest.char_indices().nth(width) {
+        let spaces = rest.char_indices().take(width + 1).filter(|(_, character)| *character == ' ');
+        let broken = spaces.map(|(at, _)| at).last().filter(|at| !rest[..*at].trim().is_empty());
+        let (piece, more) = rest.split_at(broken.unwrap_or(end));
+        pieces.push(piece);
+        rest = more.trim_start();
     }
-    line.chars().take(width - 1).chain(['…']).collect()
+    pieces.push(rest);
+    pieces
 }
 
 #[cfg(test)]
@@ -127,9 +147,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_are_cut_and_short_ones_left() {
-        for (line, expected) in [("", ""), ("häuser", "häuser"), ("häusern", "häuse…")] {
-            assert_eq!(cut(line, 6), expected);
+    fn long_lines_are_broken_at_spaces() {
+        let cases: &[(&str, &[&str])] = &[
+            ("", &[""]),
+            ("über 6", &["über 6"]),
+            ("one two three", &["one", "two", "three"]),
+            ("  unbroken", &["  unbr", "oken"]),
+            ("exact fit", &["exact", "fit"]),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(wrap(line, 6), *expected, "{line:?}");
         }
     }
 }

@@ -51,8 +51,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Lets every client look for credentials, one after the other.
-    pub(super) fn perform(&self, screen: &mut Screen, act: Act) -> Result<Vec<Scene>> {
-        let shown = screen.progress("the pods look for credentials")?;
+    pub(super) fn perform(&self, screen: &Screen, act: Act) -> Result<Vec<Scene>> {
+        let shown = screen.spinner("the pods look for credentials")?;
         let tries =
             self.players.iter().flat_map(|player| player.clients.iter().map(move |client| (player, *client)));
         tries
@@ -87,8 +87,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Publishes the enforcing policy, and says how long the running agent took to decide by it.
-    pub(super) fn enforce(&mut self, screen: &mut Screen) -> Result<Duration> {
-        let _shown = screen.progress("waiting for the agent to notice")?;
+    pub(super) fn enforce(&mut self, screen: &Screen) -> Result<Duration> {
+        let _shown = screen.spinner("the agent takes it over")?;
         let before = self.agent.status()?["policy"]["sha256"].clone();
         let started = Instant::now();
         self.agent.set_policy(&Act::Enforce.policy())?;
@@ -109,7 +109,7 @@ impl<'a> Stage<'a> {
         Ok(started.elapsed())
     }
 
-    /// How often whom was denied, once the agent has read the kernel's counters for everybody who was.
+    /// How often whom was denied; the agent reads the kernel's counters for every scrape.
     pub(super) fn denied_samples(&self) -> Result<Vec<Denied>> {
         let labels = [("endpoint", "imds"), ("mode", "enforce"), ("verdict", "deny")];
         let metrics = self.agent.metrics()?;
