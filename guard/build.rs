@@ -23,7 +23,8 @@ fn main() {
             description.display()
         );
     };
-    let object = build(&Toolchain::parse(&toolchain), &PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo")));
+    let object =
+        build(&Toolchain::parse(&toolchain), &PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo")));
     println!("cargo:rustc-env=IMDS_GUARD_BPF_OBJECT={}", object.display());
 }
 
@@ -72,7 +73,9 @@ fn build(toolchain: &Toolchain<'_>, out: &Path) -> PathBuf {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // What the outer cargo set up for this script (its compiler, a clippy wrapper) is not for the inner one.
-    for name in ["RUSTC_WORKSPACE_WRAPPER", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO", "RUSTUP_TOOLCHAIN", "CLIPPY_ARGS"] {
+    for name in
+        ["RUSTC_WORKSPACE_WRAPPER", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO", "RUSTUP_TOOLCHAIN", "CLIPPY_ARGS"]
+    {
         cargo.env_remove(name);
     }
     if toolchain.build_core {

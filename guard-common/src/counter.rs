@@ -3,8 +3,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{CgroupId, EndpointId, Lock, MAX_ENDPOINTS, Mode, RuleId, Ruling, Verdict};
 
 /// The key of the map `COUNTERS`: everything by which attempts and packets are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CounterKey {
     /// The pod-level cgroup of the pod that made the attempt.
@@ -21,7 +20,7 @@ pub struct CounterKey {
 
 /// The length of the array `OVERFLOW`: one place for every endpoint, lock, verdict and mode. It counts what
 /// `COUNTERS` had no room for, so that no attempt goes uncounted.
-pub const OVERFLOW_SLOTS: usize = MAX_ENDPOINTS * 8;
+pub const OVERFLOW_SLOTS: u32 = 64;
 
 impl CounterKey {
     /// The counter of what was decided on one pod's traffic.
@@ -56,17 +55,20 @@ impl CounterKey {
     /// The place in `OVERFLOW` that counts for this key.
     #[inline(always)]
     pub const fn overflow_slot(&self) -> u32 {
-        let endpoint = (self.endpoint as usize & (MAX_ENDPOINTS - 1)) as u32;
+        let endpoint = self.endpoint as u32 % (OVERFLOW_SLOTS / 8);
         endpoint * 8 + (self.lock as u32 & 1) * 4 + (self.verdict as u32 & 1) * 2 + (self.mode as u32 & 1)
     }
 
     /// The key, without a pod and a rule, that a place in `OVERFLOW` counts for.
     pub const fn of_overflow_slot(slot: u32) -> Self {
-        let ruling =
-            Ruling::new(Verdict::from_code((slot >> 1 & 1) as u8), Mode::from_code((slot & 1) as u8), 0);
-        Self::new(CgroupId::UNIDENTIFIED, (slot / 8) as u8, Lock::from_code((slot >> 2 & 1) as u8), ruling)
+        // The lowest byte holds more than all places.
+        let [slot, ..] = slot.to_le_bytes();
+        let ruling = Ruling::new(Verdict::from_code(slot >> 1 & 1), Mode::from_code(slot & 1), 0);
+        Self::new(CgroupId::UNIDENTIFIED, slot / 8, Lock::from_code(slot >> 2 & 1), ruling)
     }
 }
+
+const _: () = assert!(OVERFLOW_SLOTS as usize == MAX_ENDPOINTS * 8 && OVERFLOW_SLOTS <= 256);
 
 #[cfg(test)]
 mod tests {
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn every_overflow_slot_is_found_again() {
-        for slot in 0..OVERFLOW_SLOTS as u32 {
+        for slot in 0..OVERFLOW_SLOTS {
             assert_eq!(CounterKey::of_overflow_slot(slot).overflow_slot(), slot);
         }
     }

@@ -22,7 +22,9 @@ impl Decision {
 #[inline(always)]
 pub fn decide(task: Ruling, creator: Option<Ruling>) -> Decision {
     match creator {
-        Some(creator) if strictness(creator) > strictness(task) => Decision { ruling: creator, by_creator: true },
+        Some(creator) if strictness(creator) > strictness(task) => {
+            Decision { ruling: creator, by_creator: true }
+        }
         _ => Decision { ruling: task, by_creator: false },
     }
 }
@@ -68,8 +70,15 @@ mod tests {
         for task in ALL {
             for creator in ALL {
                 let decision = decide(task, Some(creator));
-                assert_eq!(decision.passes(), task != DENY_ENFORCE && creator != DENY_ENFORCE, "{task:?} {creator:?}");
-                assert_eq!(decision.by_creator, decision.ruling == creator && strictness(creator) > strictness(task));
+                assert_eq!(
+                    decision.passes(),
+                    task != DENY_ENFORCE && creator != DENY_ENFORCE,
+                    "{task:?} {creator:?}"
+                );
+                assert_eq!(
+                    decision.by_creator,
+                    decision.ruling == creator && strictness(creator) > strictness(task)
+                );
             }
         }
     }

@@ -9,8 +9,7 @@ pub const COMM_LEN: usize = 16;
 pub const EVENTS_PER_POD_AND_SECOND: u64 = 20;
 
 /// The value of the map `BUDGETS`: what one pod has sent up in the current second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Budget {
     /// Seconds since boot.
@@ -30,8 +29,7 @@ code! {
 }
 
 /// A record of the ring buffer `EVENTS`: one attempt, or one packet that only the egress lock saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AttemptEvent {
     /// Nanoseconds since boot (`CLOCK_BOOTTIME`).

@@ -3,8 +3,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{EndpointId, MAX_ENDPOINTS, Mode, RuleId, Verdict, code};
 
 /// The kernel's 64-bit id of a cgroup: the inode number of its folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub struct CgroupId(pub u64);
 
@@ -25,8 +26,7 @@ code! {
 }
 
 /// What the policy says of one pod and one endpoint, as it stands in `PODS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ruling {
     rule: RuleId,
@@ -60,8 +60,7 @@ impl Ruling {
 }
 
 /// The value of the map `PODS`: how one pod is treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PodEntry {
     rulings: [Ruling; MAX_ENDPOINTS],
@@ -71,10 +70,12 @@ pub struct PodEntry {
 
 impl PodEntry {
     /// The entry of a QoS class.
-    pub const SLICE: Self = Self::new(Kind::Slice, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
+    pub const SLICE: Self =
+        Self::new(Kind::Slice, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
 
     /// The entry of a pod that is denied everything: the closed choice.
-    pub const CLOSED: Self = Self::new(Kind::Pod, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
+    pub const CLOSED: Self =
+        Self::new(Kind::Pod, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
 
     /// The entry of a pod: a ruling for every endpoint, in the order of their ids.
     pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
@@ -105,8 +106,7 @@ impl PodEntry {
 }
 
 /// What is kept with every socket that a guarded process makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketOrigin {
     /// The creator's ancestors one and two levels below the guarded root; 0 where there is none.

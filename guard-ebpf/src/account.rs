@@ -79,5 +79,7 @@ fn lose(reason: Lost) {
 #[inline(always)]
 fn add_one(counter: *mut u64) {
     // SAFETY: `counter` comes from a map look-up, is eight-byte aligned and lives as long as the program runs.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(counter, 1) };
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(counter, 1)
+    };
 }

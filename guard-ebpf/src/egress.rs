@@ -34,7 +34,8 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
     let party = Party::find(Ancestors::of_packet(ctx.skb.skb));
     let decision = decide(party.ruling(endpoint), None);
     // What passes and was judged at the first lock has been counted there. What is dropped counts here in any case.
-    let judged = origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
+    let judged =
+        origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
     let counted = decision.passes() && (judged || decision.ruling.verdict() == Verdict::Allow);
     if !counted {
         count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling));

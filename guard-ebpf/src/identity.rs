@@ -38,7 +38,9 @@ impl Ancestors {
     pub fn of_packet(skb: *mut __sk_buff) -> Self {
         let level = ROOT_LEVEL.load() as i32;
         // SAFETY: `skb` is the program's own context.
-        unsafe { Self([bpf_skb_ancestor_cgroup_id(skb, level + 1), bpf_skb_ancestor_cgroup_id(skb, level + 2)]) }
+        unsafe {
+            Self([bpf_skb_ancestor_cgroup_id(skb, level + 1), bpf_skb_ancestor_cgroup_id(skb, level + 2)])
+        }
     }
 }
 

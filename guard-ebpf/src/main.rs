@@ -11,7 +11,10 @@
 //!
 //! The maps, and who writes which, are drawn in `maps.rs`. What is decided is decided by [`guard_common::decide`].
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "the atomic add of `AtomicU64` is not compiled for BPF"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the atomic add of `AtomicU64` is not compiled for BPF")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod account;

@@ -29,7 +29,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use guard_common::{
-    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, Lost, OVERFLOW_SLOTS, PodEntry, SocketOrigin,
+    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, Lost, OVERFLOW_SLOTS, PodEntry,
+    SocketOrigin,
 };
 
 /// The id of the guarded root.
@@ -53,10 +54,11 @@ pub static PODS: HashMap<CgroupId, PodEntry, 8192, { BPF_F_NO_PREALLOC as usize 
 
 /// Not preallocated: on a node with many CPUs the whole table would take megabytes that few nodes use.
 #[btf_map]
-pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 16384, { BPF_F_NO_PREALLOC as usize }> = PerCpuHashMap::new();
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64, 16384, { BPF_F_NO_PREALLOC as usize }> =
+    PerCpuHashMap::new();
 
 #[btf_map]
-pub static OVERFLOW: PerCpuArray<u64, OVERFLOW_SLOTS> = PerCpuArray::new();
+pub static OVERFLOW: PerCpuArray<u64, { OVERFLOW_SLOTS as usize }> = PerCpuArray::new();
 
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { Lost::ALL.len() }> = PerCpuArray::new();

@@ -19,7 +19,10 @@ pub struct Account {
 impl Account {
     /// What `reading` adds to what was seen before.
     pub fn added(&mut self, reading: Reading) -> Reading {
-        Reading { decisions: added(&mut self.decisions, reading.decisions), lost: added(&mut self.lost, reading.lost) }
+        Reading {
+            decisions: added(&mut self.decisions, reading.decisions),
+            lost: added(&mut self.lost, reading.lost),
+        }
     }
 
     /// Forgets the counters of pods, as the kernel has.
@@ -48,7 +51,10 @@ mod tests {
     }
 
     fn reading(decisions: &[(u64, u64)]) -> Reading {
-        Reading { decisions: decisions.iter().map(|(pod, count)| (key(*pod), *count)).collect(), lost: vec![] }
+        Reading {
+            decisions: decisions.iter().map(|(pod, count)| (key(*pod), *count)).collect(),
+            lost: vec![],
+        }
     }
 
     #[test]

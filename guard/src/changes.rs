@@ -43,7 +43,9 @@ impl Changes {
             }
         });
         let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "cannot watch; looking by the clock"))
+            .inspect_err(
+                |error| tracing::warn!(%error, path = %path.display(), "cannot watch; looking by the clock"),
+            )
             .ok();
         let mut changes = Self { folder: folder.to_owned(), watcher, rings, due: Instant::now() + FALLBACK };
         changes.watch();

@@ -57,8 +57,10 @@ impl Endpoints {
     }
 
     fn add(&mut self, addition: &str) -> Result<(), EndpointError> {
-        let (name, addresses) = addition.split_once('=').ok_or_else(|| EndpointError::Form(addition.to_owned()))?;
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        let (name, addresses) =
+            addition.split_once('=').ok_or_else(|| EndpointError::Form(addition.to_owned()))?;
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
             return Err(EndpointError::Name(name.to_owned()));
         }
         for address in addresses.split(',') {
@@ -106,7 +108,8 @@ mod tests {
 
     #[test]
     fn an_address_is_added_to_an_endpoint_or_makes_a_new_one() {
-        let table = Endpoints::with(&["imds=100.100.100.200".into(), "vault=10.0.0.9,fd00::9".into()]).expect("valid");
+        let table = Endpoints::with(&["imds=100.100.100.200".into(), "vault=10.0.0.9,fd00::9".into()])
+            .expect("valid");
         let imds = table.iter().find(|(_, endpoint)| endpoint.name == "imds").expect("built in").1;
         assert_eq!(imds.addresses.len(), 3);
         assert_eq!(table.id("vault"), Some(3));
@@ -119,10 +122,7 @@ mod tests {
             ("imds", "endpoint `imds` is not of the form NAME=ADDRESS[,ADDRESS…]"),
             ("My=10.0.0.1", "endpoint name `My` may have only lower-case letters, digits and `-`"),
             ("x=10.0.0", "endpoint `x`: `10.0.0` is not an IP address"),
-            (
-                "x=::ffff:169.254.169.254",
-                "address 169.254.169.254 belongs to the endpoint `imds` and to `x`",
-            ),
+            ("x=::ffff:169.254.169.254", "address 169.254.169.254 belongs to the endpoint `imds` and to `x`"),
         ];
         for (addition, expected) in cases {
             let error = Endpoints::with(&[addition.to_owned()]).expect_err(addition);

@@ -100,7 +100,8 @@ pub fn diff(applied: &Entries, desired: &Entries) -> Vec<Step> {
         .iter()
         .filter(|(cgroup, entry)| applied.get(cgroup) != Some(entry))
         .map(|(cgroup, entry)| Step::Set(*cgroup, *entry));
-    let remove = applied.keys().filter(|cgroup| !desired.contains_key(cgroup)).map(|cgroup| Step::Remove(*cgroup));
+    let remove =
+        applied.keys().filter(|cgroup| !desired.contains_key(cgroup)).map(|cgroup| Step::Remove(*cgroup));
     set.chain(remove).collect()
 }
 
@@ -131,11 +132,7 @@ mod tests {
         let (allow, deny) = (pod(Verdict::Allow, Mode::Enforce), pod(Verdict::Deny, Mode::Enforce));
         let applied = Entries::from([(CgroupId(1), allow), (CgroupId(2), allow), (CgroupId(3), deny)]);
         let desired = Entries::from([(CgroupId(2), deny), (CgroupId(3), deny), (CgroupId(4), allow)]);
-        let steps = [
-            Step::Set(CgroupId(2), deny),
-            Step::Set(CgroupId(4), allow),
-            Step::Remove(CgroupId(1)),
-        ];
+        let steps = [Step::Set(CgroupId(2), deny), Step::Set(CgroupId(4), allow), Step::Remove(CgroupId(1))];
         assert_eq!(diff(&applied, &desired), steps);
         assert_eq!(diff(&desired, &desired), []);
     }

@@ -42,7 +42,11 @@ impl Attackers {
             burstable: node.pod(spec("burstable"))?,
             guaranteed: node.pod(PodSpec { qos: Qos::Guaranteed, ..spec("guaranteed") })?,
             host_network: node.pod(spec("host-network").on_host_network())?,
-            unidentified: node.pod(PodSpec { listed: false, qos: Qos::BestEffort, ..spec("unidentified") })?,
+            unidentified: node.pod(PodSpec {
+                listed: false,
+                qos: Qos::BestEffort,
+                ..spec("unidentified")
+            })?,
         })
     }
 
@@ -120,7 +124,11 @@ fn audited_every_outcome_is_as_without_a_guard_and_counted() -> Result<()> {
             let before = agent.metrics()?;
             let report = pod.attack(*vector)?;
             let without = &unguarded[&(labels[1].1, *vector)];
-            ensure!(report.outcome == *without, "audit changed {vector:?}: {without:?}, now {:?}", report.outcome);
+            ensure!(
+                report.outcome == *without,
+                "audit changed {vector:?}: {without:?}, now {:?}",
+                report.outcome
+            );
             counted_as(&agent, &before, "deny", "audit", labels)
                 .with_context(|| format!("{vector:?} {labels:?}"))?;
         }
@@ -150,7 +158,9 @@ fn of_task_and_creator_the_stricter_decides() -> Result<()> {
         agent.events().is_ok_and(|events| {
             events.iter().any(|event| {
                 event["imds_guard.service_account"] == "trusted"
-                    && event["imds_guard.socket_creator"].as_str().is_some_and(|pod| pod.starts_with("shop/denied"))
+                    && event["imds_guard.socket_creator"]
+                        .as_str()
+                        .is_some_and(|pod| pod.starts_with("shop/denied"))
             })
         })
     })?;
@@ -183,13 +193,23 @@ fn refused(report: &Report) -> Result<()> {
 /// Skips a vector that this kernel can't make, aloud, and never in CI.
 fn is_skipped(report: &Report) -> bool {
     let Outcome::Unsupported(why) = &report.outcome else { return false };
-    assert!(std::env::var_os("CI").is_none(), "CI's kernel should have what {:?} needs: {why}", report.vector);
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI's kernel should have what {:?} needs: {why}",
+        report.vector
+    );
     eprintln!("SKIPPED {:?}: {why}", report.vector);
     true
 }
 
 /// Something was counted for these labels since `before`, and no attempt for anyone else.
-fn counted_as(agent: &Agent, before: &Metrics, verdict: &str, mode: &str, who: [(&str, &str); 2]) -> Result<()> {
+fn counted_as(
+    agent: &Agent,
+    before: &Metrics,
+    verdict: &str,
+    mode: &str,
+    who: [(&str, &str); 2],
+) -> Result<()> {
     let after = agent.metrics()?;
     let added = |name: &str, labels: &[(&str, &str)]| after.count(name, labels) - before.count(name, labels);
     let labels = [who[0], who[1], ("verdict", verdict), ("mode", mode), ("endpoint", "imds")];

@@ -53,7 +53,8 @@ fn a_thousand_new_pods_get_nothing_while_four_others_hammer() -> Result<()> {
     let seen = node.simulator().seen();
     ensure!(seen.peers.is_empty(), "IMDS saw {seen:?}");
     let metrics = agent.metrics()?;
-    let counted = metrics.count("imds_guard_attempts_total", &[("service_account", "newcomer"), ("verdict", "deny")])
+    let counted = metrics
+        .count("imds_guard_attempts_total", &[("service_account", "newcomer"), ("verdict", "deny")])
         + metrics.count("imds_guard_attempts_total", &[("service_account", ""), ("verdict", "deny")]);
     ensure!(counted == PODS * ATTEMPTS, "{counted} of {} attempts are counted", PODS * ATTEMPTS);
     agent.stop()

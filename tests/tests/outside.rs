@@ -18,7 +18,10 @@ fn a_process_beside_the_guarded_root_reaches_imds_throughout() -> Result<()> {
     agent.wait_ready(READY)?;
     for vector in Vector::all() {
         let report = node.outside().attack(*vector)?;
-        ensure!(report.outcome.got_bytes() || matches!(report.outcome, Outcome::Unsupported(_)), "{report:?}");
+        ensure!(
+            report.outcome.got_bytes() || matches!(report.outcome, Outcome::Unsupported(_)),
+            "{report:?}"
+        );
     }
     agent.stop()?;
     let tally = siege.lift()?;
@@ -34,7 +37,15 @@ fn the_pod_identity_endpoint_stays_open_to_a_pod_that_is_denied_imds() -> Result
     agent.wait_ready(READY)?;
     for host in [POD_IDENTITY_V4.to_string(), format!("[{POD_IDENTITY_V6}]")] {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--header", "Authorization: token"]);
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "5",
+            "--header",
+            "Authorization: token",
+        ]);
         let credentials = successful(pod.run({
             curl.arg(format!("http://{host}/v1/credentials"));
             curl

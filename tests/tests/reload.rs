@@ -24,9 +24,12 @@ fn a_swapped_policy_decides_at_once_and_without_a_restart() -> Result<()> {
     agent.wait_ready(READY)?;
     let id = agent.id();
     let mut expected = sha256(&agent)?;
-    for (enforce, cart, reaches) in
-        [("all", "deny", false), ("none", "deny", true), ("[{ namespaces: [shop] }]", "deny", false), ("all", "allow", true)]
-    {
+    for (enforce, cart, reaches) in [
+        ("all", "deny", false),
+        ("none", "deny", true),
+        ("[{ namespaces: [shop] }]", "deny", false),
+        ("all", "allow", true),
+    ] {
         agent.set_policy(&policy(enforce, cart))?;
         wait_until(READY, "the new policy", || sha256(&agent).is_ok_and(|now| now != expected))?;
         expected = sha256(&agent)?;
@@ -87,9 +90,12 @@ fn sha256(agent: &Agent) -> Result<String> {
 /// The bad fixtures of one file that is text; the folders, and what is no UTF-8, are the unit tests' matter.
 fn bad_policies() -> Result<Vec<PathBuf>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/bad");
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.retain(|path| {
-        path.extension().is_some_and(|kind| kind == "yaml") && path.is_file() && fs::read_to_string(path).is_ok()
+        path.extension().is_some_and(|kind| kind == "yaml")
+            && path.is_file()
+            && fs::read_to_string(path).is_ok()
     });
     files.sort();
     Ok(files)

@@ -75,7 +75,13 @@ fn rustup_nightly() -> Option<Toolchain> {
     let (cargo, rustc) = (which("cargo")?, which("rustc")?);
     let source = sysroot(&rustc)?.join("lib/rustlib/src/rust/library/core");
     let linker = on_path("bpf-linker")?;
-    source.is_dir().then_some(Toolchain { cargo, rustc, linker, build_core: true, origin: "rustup's nightly" })
+    source.is_dir().then_some(Toolchain {
+        cargo,
+        rustc,
+        linker,
+        build_core: true,
+        origin: "rustup's nightly",
+    })
 }
 
 /// A compiler outside rustup that has `core` for BPF.
@@ -108,7 +114,15 @@ fn debian_linker(rustc: &Path) -> Result<PathBuf> {
     }
     let mut install = Command::new(cargo_path());
     install
-        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--force", "--no-default-features"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            BPF_LINKER,
+            "--locked",
+            "--force",
+            "--no-default-features",
+        ])
         .args(["--features", &format!("llvm-{llvm}"), "--root"])
         .arg(&root)
         .env("LLVM_PREFIX", prefix)
@@ -118,7 +132,8 @@ fn debian_linker(rustc: &Path) -> Result<PathBuf> {
 }
 
 fn llvm_major(rustc: &Path) -> Result<String> {
-    let version = output(Command::new(rustc).arg("-vV")).with_context(|| format!("{} does not start", rustc.display()))?;
+    let version = output(Command::new(rustc).arg("-vV"))
+        .with_context(|| format!("{} does not start", rustc.display()))?;
     let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
     let major = llvm.and_then(|llvm| llvm.split('.').next());
     Ok(major.with_context(|| format!("{} does not tell its LLVM version", rustc.display()))?.to_owned())
@@ -142,7 +157,9 @@ fn apt_install(packages: &[&str], why: &str) -> Result<()> {
     }
     let root = nix::unistd::geteuid().is_root();
     if !root && on_path("sudo").is_none() {
-        bail!("{why} is needed. As root, run: apt-get update && apt-get install --no-install-recommends {names}");
+        bail!(
+            "{why} is needed. As root, run: apt-get update && apt-get install --no-install-recommends {names}"
+        );
     }
     let apt = |args: &[&str]| {
         let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
@@ -167,10 +184,8 @@ fn quietly(what: &str, command: &mut Command) -> Result<()> {
     if bar.is_hidden() {
         println!("setup  {what}");
     }
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {}", shown(command)))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("start {}", shown(command)))?;
     bar.finish_and_clear();
     if !output.status.success() {
         bail!(

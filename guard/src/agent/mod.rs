@@ -60,7 +60,11 @@ pub enum AgentError {
     #[error(transparent)]
     Pods(#[from] ListError),
     #[error("look for the guarded root below {mount}")]
-    Root { mount: PathBuf, #[source] source: io::Error },
+    Root {
+        mount: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Kernel(#[from] LoadError),
     #[error("write the ruling for unidentified pods")]
@@ -68,11 +72,23 @@ pub enum AgentError {
     #[error("make the metrics")]
     Metrics(#[from] prometheus::Error),
     #[error("listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("listen on the socket {path}")]
-    Socket { path: PathBuf, #[source] source: io::Error },
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("open the event log {path}")]
-    EventLog { path: PathBuf, #[source] source: io::Error },
+    EventLog {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("read from the kernel")]
     Stream(#[source] io::Error),
 }
@@ -223,9 +239,8 @@ async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
 
 /// When this node booted, by today's wall clock: kernel events are stamped with the time since then.
 fn boot_time() -> Timestamp {
-    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .unwrap_or_default();
+    let since_boot =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     Timestamp::now() - since_boot
 }
 

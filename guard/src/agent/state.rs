@@ -190,7 +190,9 @@ impl State {
             }
             Err(problems) if self.refused.as_ref() == Some(&problems) => {}
             Err(problems) => {
-                tracing::error!("the policy is not accepted; the last good one goes on deciding:\n\n{problems}");
+                tracing::error!(
+                    "the policy is not accepted; the last good one goes on deciding:\n\n{problems}"
+                );
                 self.metrics.policy_refused();
                 self.refused = Some(problems);
             }
@@ -244,7 +246,9 @@ impl State {
             self.apply();
             match self.counters.forget(&gone) {
                 Ok(()) => self.account.forget(&gone),
-                Err(error) => tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone"),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
+                }
             }
         }
         if today() != self.day {

@@ -1,4 +1,8 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -8,7 +12,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::style;
 use crate::{
     endpoints::Endpoints,
-    policy::{self, EnforceTrace, Explanation, Fate, Mismatch, Policy},
+    policy::{self, EnforceTrace, Explanation, Fate, Mismatch, Outcome, Policy, RuleTrace, SelectorTrace},
     workload::{Labels, Workload},
 };
 
@@ -57,7 +61,8 @@ pub(super) struct Explain {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -75,7 +80,7 @@ impl Explain {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&explanation)?);
         } else {
-            print!("{}", readable(&policy, &workload, &explanation));
+            print!("{}", readable(&policy, &workload, &explanation)?);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -84,9 +89,12 @@ impl Explain {
         let collect = |labels: &[(String, String)]| labels.iter().cloned().collect::<Labels>();
         let mut namespace_labels = collect(&self.namespace_labels);
         // The API server gives every namespace this label.
-        namespace_labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| self.namespace.clone());
+        namespace_labels
+            .entry("kubernetes.io/metadata.name".to_owned())
+            .or_insert_with(|| self.namespace.clone());
         let owners = self.workload.iter().map(|owner| {
-            let (kind, name) = owner.split_once('/').with_context(|| format!("`{owner}` is not of the form KIND/NAME"))?;
+            let (kind, name) =
+                owner.split_once('/').with_context(|| format!("`{owner}` is not of the form KIND/NAME"))?;
             Ok(format!("{}/{name}", kind.to_lowercase()))
         });
         Ok(Workload {
@@ -101,65 +109,64 @@ impl Explain {
     }
 }
 
-fn readable(policy: &Policy, workload: &Workload, explanation: &Explanation) -> String {
-    let mut text = format!("{}/{}\n\n", workload.namespace, workload.service_account);
-    for outcome in &explanation.outcomes {
-        text += &format!(
-            "  {:13} {} by the rule `{}`\n",
-            outcome.endpoint,
-            style::outcome(outcome.verdict.as_str(), explanation.mode.as_str()),
-            outcome.rule.as_str()
-        );
+fn readable(policy: &Policy, workload: &Workload, explanation: &Explanation) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    writeln!(text, "{}/{}\n", workload.namespace, workload.service_account)?;
+    for Outcome { endpoint, verdict, rule } in &explanation.outcomes {
+        let outcome = style::outcome(verdict.as_str(), explanation.mode.as_str());
+        writeln!(text, "  {endpoint:13} {outcome} by the rule `{rule}`")?;
     }
-    text += &format!("\nMode: {}", explanation.mode.as_str());
-    text += &match &explanation.enforce {
-        EnforceTrace::None => ", because `enforce` is none: what would be denied is recorded and let through\n".to_owned(),
-        EnforceTrace::All => ", because `enforce` is all\n".to_owned(),
-        EnforceTrace::Selected(selectors) => {
-            let mut text = match explanation.mode {
-                Mode::Enforce => ", because a selector of `enforce` matches\n".to_owned(),
-                Mode::Audit => ", because no selector of `enforce` matches\n".to_owned(),
-            };
-            for selector in selectors {
-                text += &format!("  {:8} {}\n", matched(&selector.mismatches), selector.selector);
-                text += &mismatches(&selector.mismatches);
-            }
-            text
-        }
+    write_mode(&mut text, explanation)?;
+    write_rules(&mut text, explanation)?;
+    let denied = explanation.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Deny);
+    if let (true, Some(help)) = (denied, policy.help()) {
+        writeln!(text, "\nHelp for those who are denied: {help}")?;
+    }
+    Ok(text)
+}
+
+fn write_mode(text: &mut String, explanation: &Explanation) -> fmt::Result {
+    let because = match (&explanation.enforce, explanation.mode) {
+        (EnforceTrace::None, _) => "`enforce` is none: what would be denied is recorded and let through",
+        (EnforceTrace::All, _) => "`enforce` is all",
+        (EnforceTrace::Selected(_), Mode::Enforce) => "a selector of `enforce` matches",
+        (EnforceTrace::Selected(_), Mode::Audit) => "no selector of `enforce` matches",
     };
-    text += "\nRules, in order; the first that matches decides:\n";
-    for rule in &explanation.rules {
-        let name = rule.name.as_str();
-        text += &match &rule.fate {
-            Fate::Expired { until } => format!("  expired  {name}: its last day was {until}\n"),
-            Fate::NotMatched { mismatches: found } => format!("  no       {name}\n{}", mismatches(found)),
-            Fate::Matched { decides } if decides.is_empty() => {
-                format!("  matches  {name}, but earlier rules had decided\n")
+    writeln!(text, "\nMode: {}, because {because}", explanation.mode.as_str())?;
+    let EnforceTrace::Selected(selectors) = &explanation.enforce else { return Ok(()) };
+    for SelectorTrace { selector, mismatches } in selectors {
+        writeln!(text, "  {:8} {selector}", if mismatches.is_empty() { "matches" } else { "no" })?;
+        write_mismatches(text, mismatches)?;
+    }
+    Ok(())
+}
+
+fn write_rules(text: &mut String, explanation: &Explanation) -> fmt::Result {
+    writeln!(text, "\nRules, in order; the first that matches decides:")?;
+    for RuleTrace { name, fate } in &explanation.rules {
+        match fate {
+            Fate::Expired { until } => writeln!(text, "  expired  {name}: its last day was {until}")?,
+            Fate::NotMatched { mismatches } => {
+                writeln!(text, "  no       {name}")?;
+                write_mismatches(text, mismatches)?;
             }
-            Fate::Matched { decides } => format!("  matches  {name}, and decides {}\n", decides.join(", ")),
-        };
+            Fate::Matched { decides } if decides.is_empty() => {
+                writeln!(text, "  matches  {name}, but earlier rules had decided")?;
+            }
+            Fate::Matched { decides } => {
+                writeln!(text, "  matches  {name}, and decides {}", decides.join(", "))?;
+            }
+        }
     }
     if explanation.rules.is_empty() {
-        text += "  there are none\n";
+        writeln!(text, "  there are none")?;
     }
-    text + &help(policy, explanation)
+    Ok(())
 }
 
-fn help(policy: &Policy, explanation: &Explanation) -> String {
-    let denied = explanation.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Deny);
-    match policy.help() {
-        Some(help) if denied => format!("\nHelp for those who are denied: {help}\n"),
-        _ => String::new(),
+fn write_mismatches(text: &mut String, mismatches: &[Mismatch]) -> fmt::Result {
+    for Mismatch { selector, wanted, has } in mismatches {
+        writeln!(text, "             {selector} wants {wanted}, has {has}")?;
     }
-}
-
-fn matched(mismatches: &[Mismatch]) -> &'static str {
-    if mismatches.is_empty() { "matches" } else { "no" }
-}
-
-fn mismatches(mismatches: &[Mismatch]) -> String {
-    let line = |mismatch: &Mismatch| {
-        format!("             {} wants {}, has {}\n", mismatch.selector, mismatch.wanted, mismatch.has)
-    };
-    mismatches.iter().map(line).collect()
+    Ok(())
 }

@@ -65,7 +65,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "PATH", default_value = super::client::SOCKET)]
     socket: PathBuf,
 
-    /// The form of the agent's own log, on the standard error. What is logged can be chosen with RUST_LOG
+    /// The form of the agent's own log, on the standard error. The variable `RUST_LOG` chooses what is logged
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -121,7 +121,8 @@ fn cgroup_mount() -> anyhow::Result<PathBuf> {
 /// Says what this host lacks, once, and names it for the metric.
 fn degraded(findings: &[Finding]) -> Vec<&'static str> {
     // The guarded root is waited for: that it is not there yet is no lack of the host.
-    let lacking = findings.iter().filter(|finding| finding.state != State::Ok && finding.feature != "guarded_root");
+    let lacking =
+        findings.iter().filter(|finding| finding.state != State::Ok && finding.feature != "guarded_root");
     lacking
         .map(|Finding { feature, found, follows, .. }| {
             let follows = follows.as_deref().unwrap_or_default();

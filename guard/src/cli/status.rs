@@ -38,7 +38,11 @@ impl Status {
 }
 
 fn print(status: &agent::Status) {
-    println!("imds-guard {}{}", status.version, status.node.as_ref().map_or(String::new(), |n| format!(" on {n}")));
+    println!(
+        "imds-guard {}{}",
+        status.version,
+        status.node.as_ref().map_or(String::new(), |n| format!(" on {n}"))
+    );
     println!("  guarded root  {}", status.guarded_root);
     println!("  policy        {} (sha256 {})", status.policy.path, status.policy.sha256);
     println!("  enforcing     {}", if status.enforcing { "yes" } else { "no: denials are only recorded" });
@@ -64,8 +68,10 @@ fn print(status: &agent::Status) {
 }
 
 fn row(pod: &PodStatus) -> Vec<Cell> {
-    let name = |name: &Option<String>| Cell::new(name.as_ref().map_or("?".to_owned(), |n| escape(n.as_bytes())));
-    let unknown = RulingStatus { verdict: "deny".to_owned(), mode: "enforce".to_owned(), rule: "none".to_owned() };
+    let name =
+        |name: &Option<String>| Cell::new(name.as_ref().map_or("?".to_owned(), |n| escape(n.as_bytes())));
+    let unknown =
+        RulingStatus { verdict: "deny".to_owned(), mode: "enforce".to_owned(), rule: "none".to_owned() };
     let ruling = pod.rulings.get(Endpoints::IMDS).unwrap_or(&unknown);
     vec![
         name(&pod.namespace),

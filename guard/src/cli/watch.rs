@@ -77,7 +77,9 @@ fn readable(event: &Value, colour: bool) -> String {
     let outcome = style::outcome(&field("imds_guard.verdict"), &field("imds_guard.mode"));
     let who = match field("k8s.namespace.name") {
         namespace if namespace.is_empty() => "an unidentified pod".to_owned(),
-        namespace => format!("{namespace}/{} (pod {})", field("imds_guard.service_account"), field("k8s.pod.name")),
+        namespace => {
+            format!("{namespace}/{} (pod {})", field("imds_guard.service_account"), field("k8s.pod.name"))
+        }
     };
     let process = match field("process.executable.name") {
         name if name.is_empty() => String::new(),

@@ -9,7 +9,7 @@ use super::load::LoadError;
 
 /// The counters of the kernel programs. They only ever grow.
 pub struct Counters {
-    counters: PerCpuHashMap<MapData, CounterKey, u64>,
+    decisions: PerCpuHashMap<MapData, CounterKey, u64>,
     overflow: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
 }
@@ -27,7 +27,7 @@ impl Counters {
     pub(super) fn new(counters: Map, overflow: Map, lost: Map) -> Result<Self, LoadError> {
         let failed = |name| move |source| LoadError::Map { name, source: Box::new(source) };
         Ok(Self {
-            counters: counters.try_into().map_err(failed("COUNTERS"))?,
+            decisions: counters.try_into().map_err(failed("COUNTERS"))?,
             overflow: overflow.try_into().map_err(failed("OVERFLOW"))?,
             lost: lost.try_into().map_err(failed("LOST"))?,
         })
@@ -36,11 +36,11 @@ impl Counters {
     /// Reads everything.
     pub fn read(&self) -> Result<Reading, MapError> {
         let mut reading = Reading::default();
-        for entry in self.counters.iter() {
+        for entry in &self.decisions {
             let (key, values) = entry?;
             reading.decisions.push((key, sum(&values)));
         }
-        for slot in 0..u32::try_from(OVERFLOW_SLOTS).expect("a small constant") {
+        for slot in 0..OVERFLOW_SLOTS {
             let count = sum(&self.overflow.get(&slot, 0)?);
             if count > 0 {
                 reading.decisions.push((CounterKey::of_overflow_slot(slot), count));
@@ -55,12 +55,12 @@ impl Counters {
     /// Removes the counters of pods that are gone. What they held must have been read before.
     pub fn forget(&mut self, pods: &BTreeSet<CgroupId>) -> Result<(), MapError> {
         let keys: Vec<CounterKey> = self
-            .counters
+            .decisions
             .keys()
             .filter(|key| key.as_ref().map_or(true, |key| pods.contains(&key.cgroup)))
             .collect::<Result<_, _>>()?;
         for key in keys {
-            match self.counters.remove(&key) {
+            match self.decisions.remove(&key) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error),
             }

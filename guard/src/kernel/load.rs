@@ -1,16 +1,22 @@
 //! From the object file to attached programs.
 
-use std::{fs, io, os::unix::fs::MetadataExt,
-    path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapError},
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, ProgramType, RawTracePoint},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+        ProgramType, RawTracePoint,
+    },
     sys::{BpfHelper, is_helper_supported},
 };
-use nix::sys::resource::{Resource, setrlimit};
 use guard_common::{Address, CgroupId, EndpointId};
+use nix::sys::resource::{Resource, setrlimit};
 
 use crate::endpoints::Endpoints;
 
@@ -21,21 +27,43 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_GUARD_BPF_OBJECT")
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("open the guarded root {path}")]
-    Root { path: PathBuf, #[source] source: io::Error },
+    Root {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("load the kernel programs (`imds-guard doctor` tells what this host lacks)")]
     Object(#[source] Box<aya::EbpfError>),
     #[error("the kernel object has no {what} `{name}`")]
     Missing { what: &'static str, name: &'static str },
     #[error("load the program `{name}`")]
-    Program { name: &'static str, #[source] source: Box<ProgramError> },
+    Program {
+        name: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
     #[error("attach the program `{name}` to the guarded root {path}{}", .remedy.as_deref().unwrap_or_default())]
-    Attach { name: &'static str, path: PathBuf, remedy: Option<String>, #[source] source: Box<ProgramError> },
+    Attach {
+        name: &'static str,
+        path: PathBuf,
+        remedy: Option<String>,
+        #[source]
+        source: Box<ProgramError>,
+    },
     #[error("open the map `{name}`")]
-    Map { name: &'static str, #[source] source: Box<MapError> },
+    Map {
+        name: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
     #[error("open the kernel programs' log")]
     Log(#[source] Box<aya_log::Error>),
     #[error("watch the ring buffer `{name}`")]
-    Watch { name: &'static str, #[source] source: io::Error },
+    Watch {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The cgroup under which all pods live.
@@ -87,7 +115,8 @@ pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, Lo
 
 /// Attaches every program. From the moment this returns, every attempt of every guarded process is decided.
 pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadError> {
-    let folder = fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
+    let folder =
+        fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
     let failed = |name: &'static str| {
         let root = root.clone();
         move |source: ProgramError| LoadError::Attach {

@@ -29,9 +29,17 @@ pub struct Kernel {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("write the ruling of cgroup {}", .cgroup.0)]
-    Set { cgroup: CgroupId, #[source] source: Box<MapError> },
+    Set {
+        cgroup: CgroupId,
+        #[source]
+        source: Box<MapError>,
+    },
     #[error("remove the ruling of cgroup {}", .cgroup.0)]
-    Remove { cgroup: CgroupId, #[source] source: Box<MapError> },
+    Remove {
+        cgroup: CgroupId,
+        #[source]
+        source: Box<MapError>,
+    },
 }
 
 impl Kernel {

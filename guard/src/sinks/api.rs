@@ -5,7 +5,9 @@ use std::{convert::Infallible, io, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full, channel::Channel};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},

@@ -85,7 +85,12 @@ impl Metrics {
                 "imds_guard_enforcing",
                 "Whether a denial is carried out for at least one pod (1) or all are only recorded (0).",
             )?,
-            pods: gauges(&registry, "imds_guard_pods", "Pods on this node, by how they are treated.", &["state"])?,
+            pods: gauges(
+                &registry,
+                "imds_guard_pods",
+                "Pods on this node, by how they are treated.",
+                &["state"],
+            )?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -110,12 +115,7 @@ impl Metrics {
             )?,
             registry,
         };
-        let build = gauges(
-            &metrics.registry,
-            "imds_guard_build_info",
-            "The agent's version.",
-            &["version"],
-        )?;
+        let build = gauges(&metrics.registry, "imds_guard_build_info", "The agent's version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.registry.register(Box::new(ProcessCollector::for_self()))?;
         for reason in guard_common::Lost::ALL {
@@ -173,9 +173,11 @@ impl Metrics {
 
     /// Shows how the pods are treated.
     pub fn set_pods(&self, states: PodStates, enforcing: bool) {
-        for (state, count) in
-            [("enforced", states.enforced), ("audited", states.audited), ("unidentified", states.unidentified)]
-        {
+        for (state, count) in [
+            ("enforced", states.enforced),
+            ("audited", states.audited),
+            ("unidentified", states.unidentified),
+        ] {
             self.pods.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.enforcing.set(i64::from(enforcing));
@@ -225,7 +227,12 @@ pub fn enforces<'a>(mut entries: impl Iterator<Item = (&'a CgroupId, &'a guard_c
     })
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 

@@ -20,9 +20,9 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The workers are started anew so many times: where the kernel happens to put a process and its sockets makes more of
 /// a difference than some programs do.
-const GENERATIONS: usize = 10;
+const GENERATIONS: usize = 15;
 /// Rounds between two starts.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 20;
 
 /// How many times the agent is started and stopped for what it costs outside, and rounds in between.
 const ALTERNATIONS: usize = 20;
@@ -31,14 +31,14 @@ const ROUNDS_OUTSIDE: usize = 30;
 /// One row: a call, how often it is made in a round (a few milliseconds' worth), and how many times the floor's cost
 /// it may cost.
 const ROWS: [(Call, u32, Option<f64>); 4] = [
-    (Call::Connect, 12_000, Some(1.08)),
-    (Call::Send, 5_000, Some(1.05)),
-    (Call::SendTo, 4_000, None),
-    (Call::Socket, 4_000, None),
+    (Call::Connect, 4_000, Some(1.08)),
+    (Call::Send, 2_000, Some(1.05)),
+    (Call::SendTo, 2_000, None),
+    (Call::Socket, 1_000, None),
 ];
 
 /// The same for what a process outside the guarded root pays, as against no agent at all.
-const OUTSIDE: (Call, u32, f64) = (Call::Connect, 12_000, 1.05);
+const OUTSIDE: (Call, u32, f64) = (Call::Connect, 4_000, 1.05);
 
 // The places of a round, in the order in which they are shown.
 const NONE: usize = 0;

@@ -124,7 +124,12 @@ fn capabilities(held: Capabilities) -> Finding {
             has(Capability::Perfmon),
             "new pods are found by the clock, not when they are made",
         ),
-        ("CAP_SYS_ADMIN", State::Degraded, held.has(Capability::SysAdmin), "others' programs have no names here"),
+        (
+            "CAP_SYS_ADMIN",
+            State::Degraded,
+            held.has(Capability::SysAdmin),
+            "others' programs have no names here",
+        ),
     ];
     let lacking: Vec<_> = needs.into_iter().filter(|(_, _, held, _)| !held).collect();
     let Some(state) = lacking.iter().map(|(_, state, _, _)| *state).max() else {
