@@ -77,3 +77,23 @@ fn an_allowed_pod_is_let_through_once_it_is_named() -> Result<()> {
     ensure!(report.outcome.got_bytes(), "{report:?}");
     agent.stop()
 }
+
+#[test]
+fn a_new_pod_is_named_when_its_cgroup_is_made() -> Result<()> {
+    // Much less than the 15 s after which the agent walks the cgroup tree in any case.
+    const SOON: Duration = Duration::from_secs(5);
+    let node = Node::new(Driver::Cgroupfs)?;
+    let mut agent = Agent::start(&node, POLICY)?;
+    agent.wait_ready(READY)?;
+    for number in 1..=3 {
+        let pod = node.pod(PodSpec { listed: false, ..PodSpec::new("shop", "trusted").on_host_network() })?;
+        let known = |count| {
+            let pods = agent.status().ok()?["pods"].as_array()?.len();
+            (pods == count).then_some(())
+        };
+        guard_tests::wait_for(SOON, &format!("the cgroup of pod {number} to be seen"), || known(1))?;
+        pod.delete()?;
+        guard_tests::wait_for(SOON, &format!("the cgroup of pod {number} to be missed"), || known(0))?;
+    }
+    agent.stop()
+}

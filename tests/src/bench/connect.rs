@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,7 +9,7 @@ use super::report::{Report, Verdict};
 use super::rounds::{Rounds, Spread};
 use super::worker::{Call, Worker};
 use crate::agent::Agent;
-use crate::node::{Driver, Node, PodSpec};
+use crate::node::{Driver, Node, PodHandle, PodSpec};
 use crate::place::Place;
 
 /// Every pod is enforced: the guard at its strictest.
@@ -18,160 +18,194 @@ const POLICY: &str = "version: 1\nenforce: all\ndefault: { imds: deny }\n";
 /// How long the agent may take to guard the node.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// The workers are started anew so many times: where the kernel happens to put a process and its sockets makes more of
-/// a difference than some programs do.
-const GENERATIONS: usize = 15;
-/// Rounds between two starts.
-const ROUNDS: usize = 20;
-
-/// How many times the agent is started and stopped for what it costs outside, and rounds in between.
-const ALTERNATIONS: usize = 20;
-const ROUNDS_OUTSIDE: usize = 30;
-
-/// One row: a call, how often it is made in a round (a few milliseconds' worth), and how many times the floor's cost
-/// it may cost.
-const ROWS: [(Call, u32, Option<f64>); 4] = [
+/// What is measured inside: a call, how often it is made in a round (a few milliseconds' worth), and how many times
+/// the floor's cost it may cost.
+const INSIDE: [(Call, u32, Option<f64>); 4] = [
     (Call::Connect, 4_000, Some(1.08)),
     (Call::Send, 2_000, Some(1.05)),
     (Call::SendTo, 2_000, None),
     (Call::Socket, 1_000, None),
 ];
+/// The workers are started anew so many times: where the kernel happens to put a process and its sockets makes more
+/// of a difference than some programs do.
+const GENERATIONS: usize = 15;
+/// Rounds between two starts.
+const ROUNDS_INSIDE: usize = 20;
 
-/// The same for what a process outside the guarded root pays, as against no agent at all.
+/// The same for what a process outside the guarded root pays.
 const OUTSIDE: (Call, u32, f64) = (Call::Connect, 4_000, 1.05);
+/// How often that is measured in every state of the host, and in how many parts.
+const ROUNDS_OUTSIDE: usize = 24;
+const PARTS: usize = 30;
+/// What the kernel puts off when programs come or go is done by then.
+const SETTLE: Duration = Duration::from_millis(300);
 
 // The places of a round, in the order in which they are shown.
 const NONE: usize = 0;
 const FLOOR: usize = 1;
 const GUARD: usize = 2;
 
+/// A node with a process in three places, which share its network.
+struct Scene {
+    agent: Agent,
+    /// Where no program is.
+    none: Place,
+    /// Where the empty programs go, beside the guarded root.
+    floor: Place,
+    /// Under the guarded root.
+    pod: PodHandle,
+    node: Node,
+}
+
 /// Measures what the guard adds to the calls of processes, and prints it. `false`: a target is missed.
 pub fn connect() -> Result<bool> {
     println!("imds-guard bench connect   {}", host::describe()?);
     println!(
-        "ns per call, medians; ratios are medians over the rounds, within each of which the places take turns"
+        "ns per call: medians. ratio: the median over all rounds, in each of which the places take turns.\n\
+         none: no program for this process; floor: an empty program at every hook; guard: the agent's"
     );
     let started = Instant::now();
-    let node = Node::new(Driver::Systemd)?;
-    let none = node.outside().add_sub_cgroup("none")?;
-    let floor = node.outside().add_sub_cgroup("floor")?;
-    // On the node's network, which the other places share.
-    let pod = node.pod(PodSpec::new("payments", "checkout").on_host_network())?;
-    let mut agent = Agent::start(&node, POLICY)?;
-    agent.wait_ready(READY_WITHIN)?;
-
-    let mut report =
-        Report::new(&["call", "none", "floor", "guard", "ratio", "middle half", "target", "rounds × calls"]);
-    let attached = Floor::attach(floor.cgroup())?;
-    let places = [&none, &floor, &*pod];
-    expect_programs(places, [0, 1, 1])?;
-    for (call, rounds, target, calls) in inside(places)? {
-        let ratio = rounds.ratio(GUARD, FLOOR);
-        report.row(
-            &[
-                call.to_string(),
-                nanoseconds(rounds.nanoseconds(NONE)),
-                nanoseconds(rounds.nanoseconds(FLOOR)),
-                nanoseconds(rounds.nanoseconds(GUARD)),
-                format!("{:.3} of floor", ratio.median),
-                middle_half(ratio),
-                target.map_or(String::new(), bound),
-                format!("{} × {calls}", rounds.len()),
-            ],
-            Verdict::at_most(target, ratio.median),
-        );
+    let mut scene = Scene::set()?;
+    let columns = ["call", "none", "floor", "guard", "ratio", "middle half", "target", "rounds × calls"];
+    let mut report = Report::new(&columns);
+    for ((call, calls, target), rounds) in INSIDE.iter().zip(scene.inside()?) {
+        let made = format!("{} × {calls}", rounds.len());
+        compare(&mut report, call.to_string(), &rounds, FLOOR, *target, made);
     }
-    drop(attached);
-
     let (call, calls, target) = OUTSIDE;
-    let rounds = outside(&node, &none, &pod, &mut agent)?;
-    let ratio = rounds.ratio(1, 0);
-    report.row(
-        &[
-            format!("{call} outside the guarded root"),
-            nanoseconds(rounds.nanoseconds(0)),
-            "–".to_owned(),
-            nanoseconds(rounds.nanoseconds(1)),
-            format!("{:.3} of none", ratio.median),
-            middle_half(ratio),
-            bound(target),
-            format!("{} × {calls}", rounds.len() * ROUNDS_OUTSIDE),
-        ],
-        Verdict::at_most(Some(target), ratio.median),
+    let rounds = scene.outside()?;
+    let made = format!("{} × {}", rounds.len() * PARTS, calls);
+    let label = format!("{call} outside the guarded root");
+    compare(&mut report, label, &rounds, FLOOR, Some(target), made.clone());
+    compare(
+        &mut report,
+        "  the same, against a host without any program".to_owned(),
+        &rounds,
+        NONE,
+        None,
+        made,
     );
     let met = report.print();
-    println!("\nin {:.0} s", started.elapsed().as_secs_f64());
+    println!(
+        "\nOutside, floor and guard are programs elsewhere on the host: a hook in use costs everybody, whoever uses it.\n\
+         in {:.0} s",
+        started.elapsed().as_secs_f64()
+    );
     Ok(met)
 }
 
-/// Makes every call in every place, all at the same stage of their lives.
-fn inside(places: [&Place; 3]) -> Result<Vec<(Call, Rounds<3>, Option<f64>, u32)>> {
-    let mut rows: Vec<_> = ROWS.map(|(call, calls, target)| (call, Rounds::new(), target, calls)).into();
-    for _ in 0..GENERATIONS {
-        let mut workers = Vec::new();
-        for place in places {
-            workers.push(Worker::start(place)?);
-        }
-        for (call, rounds, _, calls) in &mut rows {
-            for turn in 0..ROUNDS {
-                let mut round = [f64::NAN; 3];
-                // Whoever comes first finds other things in the caches than who comes last: they take turns in that.
-                for step in 0..places.len() {
-                    let place = (turn + step) % places.len();
-                    round[place] = workers[place].measure(*call, *calls)?;
+impl Scene {
+    /// With a running agent.
+    fn set() -> Result<Self> {
+        let node = Node::new(Driver::Systemd)?;
+        let none = node.outside().add_sub_cgroup("none")?;
+        let floor = node.outside().add_sub_cgroup("floor")?;
+        let pod = node.pod(PodSpec::new("payments", "checkout").on_host_network())?;
+        let mut agent = Agent::start(&node, POLICY)?;
+        agent.wait_ready(READY_WITHIN)?;
+        Ok(Self { agent, none, floor, pod, node })
+    }
+
+    /// Makes every call of [`INSIDE`] in every place.
+    fn inside(&self) -> Result<[Rounds<3>; INSIDE.len()]> {
+        let _attached = Floor::attach(self.floor.cgroup())?;
+        self.expect_programs([0, 1, 1])?;
+        let mut rows = [const { Rounds::new() }; INSIDE.len()];
+        for _ in 0..GENERATIONS {
+            let [none, floor, pod] = [&self.none, &self.floor, &*self.pod].map(Worker::start);
+            let mut workers = [none?, floor?, pod?];
+            for ((call, calls, _), rounds) in INSIDE.iter().zip(&mut rows) {
+                for turn in 0..ROUNDS_INSIDE {
+                    let mut round = [f64::NAN; 3];
+                    // Whoever comes first finds other things in the caches than who comes last: they take turns.
+                    for step in 0..workers.len() {
+                        let place = (turn + step) % workers.len();
+                        round[place] = workers[place].measure(*call, *calls)?;
+                    }
+                    rounds.push(round);
                 }
-                rounds.push(round);
             }
         }
+        Ok(rows)
     }
-    Ok(rows)
+
+    /// Makes the call of [`OUTSIDE`] where no program is, in three states of the host: nobody has a program at the
+    /// hook, somebody has an empty one, the guard has its own. Programs of others on this host stay as they are.
+    fn outside(&mut self) -> Result<Rounds<3>> {
+        let mut worker = Worker::start(&self.none)?;
+        let mut rounds = Rounds::new();
+        for turn in 0..ROUNDS_OUTSIDE {
+            let mut round = [f64::NAN; 3];
+            // There and back again: the agent is started every second time, and what drifts cancels out.
+            let order = if turn % 2 == 0 { [GUARD, FLOOR, NONE] } else { [NONE, FLOOR, GUARD] };
+            for state in order {
+                let attached = self.enter(state)?;
+                sleep(SETTLE);
+                round[state] = measure_outside(&mut worker)?;
+                drop(attached);
+            }
+            rounds.push(round);
+        }
+        Ok(rounds)
+    }
+
+    /// Brings the host into a state, in which it is for as long as the returned value lives.
+    fn enter(&mut self, state: usize) -> Result<Option<Floor>> {
+        match (state == GUARD, self.agent.is_running()) {
+            (true, false) => {
+                self.agent.restart(&self.node)?;
+                self.agent.wait_ready(READY_WITHIN)?;
+            }
+            (false, true) => self.agent.stop()?,
+            _ => {}
+        }
+        let attached = if state == FLOOR { Some(Floor::attach(self.floor.cgroup())?) } else { None };
+        self.expect_programs([0, u32::from(state == FLOOR), u32::from(state == GUARD)])?;
+        Ok(attached)
+    }
+
+    /// Makes sure that the kernel runs what is to be measured, and no more.
+    fn expect_programs(&self, expected: [u32; 3]) -> Result<()> {
+        for (place, expected) in [&self.none, &self.floor, &*self.pod].into_iter().zip(expected) {
+            for hook in Hook::ALL {
+                let found = hook.programs(place.cgroup())?;
+                let cgroup = place.cgroup().display();
+                ensure!(found == expected, "{found} programs at {hook:?} of {cgroup}, {expected} expected");
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Makes a call outside the guarded root, without an agent and with one. A round is a start of the agent.
-fn outside(node: &Node, place: &Place, pod: &Place, agent: &mut Agent) -> Result<Rounds<2>> {
+fn measure_outside(worker: &mut Worker) -> Result<f64> {
     let (call, calls, _) = OUTSIDE;
-    let mut worker = Worker::start(place)?;
-    let mut measure = || -> Result<f64> {
-        let mut sample = [f64::NAN; ROUNDS_OUTSIDE];
-        for nanoseconds in &mut sample {
-            *nanoseconds = worker.measure(call, calls)?;
-        }
-        Ok(Spread::of(sample.into_iter()).median)
-    };
-    let mut rounds = Rounds::new();
-    for _ in 0..ALTERNATIONS {
-        agent.stop()?;
-        expect_programs([place, pod], [0, 0])?;
-        let without = measure()?;
-        agent.restart(node)?;
-        agent.wait_ready(READY_WITHIN)?;
-        expect_programs([place, pod], [0, 1])?;
-        rounds.push([without, measure()?]);
+    let mut parts = [f64::NAN; PARTS];
+    for part in &mut parts {
+        *part = worker.measure(call, calls)?;
     }
-    Ok(rounds)
+    Ok(Spread::of(parts.into_iter()).median)
 }
 
-/// Makes sure that the kernel runs what is to be measured, and no more.
-fn expect_programs<const PLACES: usize>(places: [&Place; PLACES], expected: [u32; PLACES]) -> Result<()> {
-    for (place, expected) in places.into_iter().zip(expected) {
-        for hook in Hook::ALL {
-            let cgroup: &Path = place.cgroup();
-            let found = hook.programs(cgroup)?;
-            let cgroup = cgroup.display();
-            ensure!(found == expected, "{found} programs at {hook:?} of {cgroup}, {expected} expected");
-        }
-    }
-    Ok(())
-}
-
-fn nanoseconds(value: f64) -> String {
-    format!("{value:.0}")
-}
-
-fn middle_half(ratio: Spread) -> String {
-    format!("{:.3}–{:.3}", ratio.lower, ratio.upper)
-}
-
-fn bound(target: f64) -> String {
-    format!("≤ {target:.2}")
+/// Adds a row that judges the guard by another place.
+fn compare(
+    report: &mut Report,
+    label: String,
+    rounds: &Rounds<3>,
+    to: usize,
+    target: Option<f64>,
+    made: String,
+) {
+    let ratio = rounds.ratio(GUARD, to);
+    let [none, floor, guard] = [NONE, FLOOR, GUARD].map(|place| format!("{:.0}", rounds.nanoseconds(place)));
+    let cells = [
+        label,
+        none,
+        floor,
+        guard,
+        format!("{:.3} of {}", ratio.median, if to == FLOOR { "floor" } else { "none" }),
+        format!("{:.3}–{:.3}", ratio.lower, ratio.upper),
+        target.map_or(String::new(), |target| format!("≤ {target:.2}")),
+        made,
+    ];
+    report.row(&cells, Verdict::at_most(target, ratio.median));
 }

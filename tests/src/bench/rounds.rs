@@ -4,7 +4,7 @@
 pub(super) struct Rounds<const PLACES: usize>(Vec<[f64; PLACES]>);
 
 impl<const PLACES: usize> Rounds<PLACES> {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(Vec::new())
     }
 

@@ -10,6 +10,9 @@ use super::ruling::Ruling;
 use super::screen::{news, number};
 use crate::agent::Sample;
 
+/// What a denied client may take at most, in milliseconds: an SDK waits as long for IMDS to take its first connection.
+const AT_ONCE: u128 = 1000;
+
 /// One client's look for credentials: what it got, what the agent says, and what IMDS saw.
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
@@ -77,6 +80,8 @@ impl Scene {
             Some(format!("{who}: {seen:?} instead of {wanted:?}"))
         } else if self.reached != reached {
             Some(format!("{who}: at IMDS {:?} instead of {reached:?}", self.reached))
+        } else if self.tried.got == Got::Refused && self.tried.milliseconds > AT_ONCE {
+            Some(format!("{who}: refused only after {} ms", self.tried.milliseconds))
         } else {
             None
         }
