@@ -49,8 +49,8 @@ impl Default for RuleNames {
     }
 }
 
-/// What the kernel should hold: a ruling for every pod that has a name, a mark for every QoS class, and the ruling for
-/// all others. A pod whose cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it.
+/// What the kernel should hold: a ruling for every pod that has a name, and a mark for every QoS class. A pod whose
+/// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it.
 pub fn desired(
     policy: &Policy,
     endpoints: &Endpoints,
@@ -65,7 +65,6 @@ pub fn desired(
     for (cgroup, pod) in index.named() {
         entries.insert(cgroup, entry(policy, endpoints, &pod.workload, rules, today));
     }
-    entries.insert(CgroupId::UNIDENTIFIED, unidentified(policy, endpoints, rules));
     entries
 }
 
@@ -85,11 +84,29 @@ fn entry(
     PodEntry::pod(rulings)
 }
 
-fn unidentified(policy: &Policy, endpoints: &Endpoints, rules: &mut RuleNames) -> PodEntry {
+/// The ruling for pods that have no name, given the rulings that could not be written. Their pods are unidentified to
+/// the kernel, so whatever one of them is denied, all are denied.
+pub fn unidentified(
+    policy: &Policy,
+    endpoints: &Endpoints,
+    rules: &mut RuleNames,
+    unwritten: &[PodEntry],
+) -> PodEntry {
     let mut rulings = [Ruling::new(Verdict::Allow, Mode::Audit, 0); MAX_ENDPOINTS];
     for (id, _) in endpoints.iter() {
         let (verdict, mode, rule) = policy.unidentified(id);
         rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
+    }
+    closed_for(rulings, unwritten)
+}
+
+fn closed_for(mut rulings: [Ruling; MAX_ENDPOINTS], unwritten: &[PodEntry]) -> PodEntry {
+    for entry in unwritten {
+        for (ruling, wanted) in rulings.iter_mut().zip(entry.rulings()) {
+            if (wanted.verdict(), wanted.mode()) == (Verdict::Deny, Mode::Enforce) {
+                *ruling = Ruling::new(Verdict::Deny, Mode::Enforce, ruling.rule());
+            }
+        }
     }
     PodEntry::pod(rulings)
 }
@@ -103,20 +120,6 @@ pub fn diff(applied: &Entries, desired: &Entries) -> Vec<Step> {
     let remove =
         applied.keys().filter(|cgroup| !desired.contains_key(cgroup)).map(|cgroup| Step::Remove(*cgroup));
     set.chain(remove).collect()
-}
-
-/// The ruling for unidentified pods when some rulings could not be written: their pods are unidentified to the
-/// kernel, so whatever one of them is denied, all are denied.
-pub fn closed_for<'a>(unidentified: &PodEntry, unwritten: impl Iterator<Item = &'a PodEntry>) -> PodEntry {
-    let mut rulings = *unidentified.rulings();
-    for entry in unwritten {
-        for (ruling, wanted) in rulings.iter_mut().zip(entry.rulings()) {
-            if (wanted.verdict(), wanted.mode()) == (Verdict::Deny, Mode::Enforce) {
-                *ruling = Ruling::new(Verdict::Deny, Mode::Enforce, ruling.rule());
-            }
-        }
-    }
-    PodEntry::pod(rulings)
 }
 
 #[cfg(test)]
@@ -142,9 +145,9 @@ mod tests {
         let open = pod(Verdict::Allow, Mode::Enforce);
         let denied = pod(Verdict::Deny, Mode::Enforce);
         let audited = pod(Verdict::Deny, Mode::Audit);
-        assert_eq!(closed_for(&open, [&denied].into_iter()), denied);
-        assert_eq!(closed_for(&open, [&audited].into_iter()), open, "audit changes no outcome");
-        assert_eq!(closed_for(&open, [].into_iter()), open);
+        assert_eq!(closed_for(*open.rulings(), &[denied]), denied);
+        assert_eq!(closed_for(*open.rulings(), &[audited]), open, "audit changes no outcome");
+        assert_eq!(closed_for(*open.rulings(), &[]), open);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::{
     env,
     ffi::OsStr,
-    io::{self, IsTerminal as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -34,14 +34,45 @@ pub(crate) fn demo() -> Result<()> {
 }
 
 pub(crate) fn test(filter: Option<&str>) -> Result<()> {
-    cargo(["build", "--package", "imds-guard", "--package", "guard-tests", "--bins"])?;
-    let agent = target().join("debug/imds-guard");
+    let packages = ["--workspace", "--exclude", "guard-ebpf"];
+    cargo(["build", "--bins"].into_iter().chain(packages))?;
     let mut test = Command::new(cargo_path());
-    test.args(["test", "--workspace", "--exclude", "guard-ebpf"]).env("IMDS_GUARD_BIN", agent);
-    if let Some(filter) = filter {
-        test.arg(filter);
+    // No documentation has code to run.
+    test.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]).args(packages).args(filter);
+    test.env("IMDS_GUARD_BIN", target().join("debug/imds-guard"));
+    run_tests(&mut test)
+}
+
+/// Runs `cargo test` and closes with one line for all its test programs.
+fn run_tests(test: &mut Command) -> Result<()> {
+    let shown = shown(test);
+    let mut child = test
+        .current_dir(workspace())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {shown}"))?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        let line = line.context("read what the tests print")?;
+        println!("{line}");
+        if let Some(result) = line.strip_prefix("test result: ") {
+            passed += counted(result, "passed");
+            failed += counted(result, "failed");
+        }
     }
-    run(&mut test)
+    let status = child.wait()?;
+    println!("{passed} passed, {failed} failed");
+    if !status.success() {
+        bail!("{shown} failed ({status})");
+    }
+    Ok(())
+}
+
+/// The number before `what` in `ok. 3 passed; 0 failed; …`.
+fn counted(result: &str, what: &str) -> u64 {
+    let words: Vec<&str> = result.split([' ', ';']).collect();
+    let place = words.iter().position(|word| *word == what);
+    place.and_then(|place| words.get(place.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
 }
 
 pub(crate) fn bench(what: &str) -> Result<()> {

@@ -5,6 +5,7 @@
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
 mod state;
+mod status;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ use crate::{
 };
 use state::State;
 
-pub use state::{PodStatus, PolicyStatus, RulingStatus, Status};
+pub use status::{PodStatus, PolicyStatus, RulingStatus, Status};
 
 /// What the agent is told at its start.
 #[derive(Clone, Debug)]
@@ -130,6 +131,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut pod_changes = Changes::of(&settings.pods_from);
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy);
     let mut bell = state.hear(bell);
+    state.reload_policy();
     state.reload_pods()?;
     state.walk();
     state.seal()?;
@@ -160,7 +162,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             () = sleep_until(state.next_tidying()) => state.tidy(),
             unreadable = events.drain(|event| {
                 let attempt = state.attribute(&event);
-                if attempt.namespace.is_none() {
+                if !state.knows(&event) {
                     next_walk = next_walk.min(soon(last_walk));
                 }
                 let line: Arc<str> = serde_json::to_string(&attempt).expect("plain data").into();

@@ -10,10 +10,12 @@ use std::{
 
 use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{AgentError, Settings, WALK_INTERVAL, boot_time, chain};
+use super::{
+    AgentError, Settings, WALK_INTERVAL, boot_time, chain,
+    status::{PodStatus, PolicyStatus, RulingStatus, Status},
+};
 use crate::{
     account::Account,
     attempt::{Attempt, Attribution},
@@ -43,54 +45,14 @@ pub(super) struct State {
     rules: RuleNames,
     index: Index,
     applied: Entries,
+    /// The ruling for pods that have no name, as it was written.
+    unidentified: Option<PodEntry>,
     /// The day for which `applied` was computed: rules expire at midnight, UTC.
     day: Date,
     /// Pods that the kernel counted and no walk ever saw, with the time when they were noticed.
     strays: HashMap<CgroupId, Instant>,
     next_tidying: Instant,
     degraded: BTreeSet<&'static str>,
-}
-
-/// The answer to `/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub node: Option<String>,
-    /// Where `/metrics` is.
-    pub listen: SocketAddr,
-    pub guarded_root: String,
-    /// Whether a denial is carried out for at least one pod.
-    pub enforcing: bool,
-    pub policy: PolicyStatus,
-    /// Features that are degraded.
-    pub degraded: Vec<String>,
-    pub pods: Vec<PodStatus>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PolicyStatus {
-    pub path: String,
-    pub sha256: String,
-    /// Why the policy as it stands now was refused. The one with the hash above goes on deciding.
-    pub refused: Option<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PodStatus {
-    pub cgroup: u64,
-    /// Left out for a pod that has no name yet, like the next two.
-    pub namespace: Option<String>,
-    pub pod: Option<String>,
-    pub service_account: Option<String>,
-    /// By endpoint.
-    pub rulings: BTreeMap<String, RulingStatus>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RulingStatus {
-    pub verdict: String,
-    pub mode: String,
-    pub rule: String,
 }
 
 /// The policy to begin with. Without a good one there is nothing to guard by.
@@ -135,6 +97,7 @@ impl State {
             rules: RuleNames::default(),
             index: Index::default(),
             applied: Entries::new(),
+            unidentified: None,
             day: today(),
             strays: HashMap::new(),
             next_tidying: Instant::now() + TIDY_INTERVAL,
@@ -160,12 +123,14 @@ impl State {
         .ok()
     }
 
-    /// Writes the ruling for unidentified pods, without which nothing may be attached, and attaches.
+    /// Attaches the programs, once every ruling is written: the one for unidentified pods must be.
     pub(super) fn seal(&mut self) -> Result<(), AgentError> {
         self.apply();
-        let unidentified = self.applied.get(&CgroupId::UNIDENTIFIED).copied();
-        let entry = unidentified.unwrap_or(PodEntry::CLOSED);
-        self.kernel.set_pod(CgroupId::UNIDENTIFIED, &entry).map_err(AgentError::Unidentified)?;
+        if self.unidentified.is_none() {
+            self.kernel
+                .set_pod(CgroupId::UNIDENTIFIED, &PodEntry::CLOSED)
+                .map_err(AgentError::Unidentified)?;
+        }
         Ok(self.kernel.attach()?)
     }
 
@@ -278,40 +243,42 @@ impl State {
         );
         let mut unwritten = Vec::new();
         for step in reconcile::diff(&self.applied, &desired) {
-            let result = match step {
-                Step::Set(cgroup, entry) => self.kernel.set_pod(cgroup, &entry),
-                Step::Remove(cgroup) => self.kernel.remove_pod(cgroup),
-            };
-            match (result, step) {
-                (Ok(()), Step::Set(cgroup, entry)) => {
-                    self.applied.insert(cgroup, entry);
-                }
-                (Ok(()), Step::Remove(cgroup)) => {
-                    self.applied.remove(&cgroup);
-                }
-                (Err(error), step) => {
-                    tracing::error!(error = chain(&error), "a ruling is not written");
-                    if let Step::Set(_, entry) = step {
+            match step {
+                Step::Set(cgroup, entry) => match self.kernel.set_pod(cgroup, &entry) {
+                    Ok(()) => drop(self.applied.insert(cgroup, entry)),
+                    Err(error) => {
+                        tracing::error!(error = chain(&error), "a ruling is not written");
                         unwritten.push(entry);
                     }
-                }
+                },
+                Step::Remove(cgroup) => match self.kernel.remove_pod(cgroup) {
+                    Ok(()) => drop(self.applied.remove(&cgroup)),
+                    Err(error) => tracing::error!(error = chain(&error), "a ruling is not removed"),
+                },
             }
         }
-        self.close_for(&unwritten);
+        self.degrade("pods_map", !unwritten.is_empty());
+        self.rule_unidentified(&unwritten);
         self.show_pods();
     }
 
-    /// Keeps a ruling that found no room from opening the way: its pod is unidentified to the kernel.
-    fn close_for(&mut self, unwritten: &[PodEntry]) {
-        self.degrade("pods_map", !unwritten.is_empty());
-        let Some(unidentified) = self.applied.get(&CgroupId::UNIDENTIFIED) else { return };
-        let closed = reconcile::closed_for(unidentified, unwritten.iter());
-        if closed != *unidentified {
-            match self.kernel.set_pod(CgroupId::UNIDENTIFIED, &closed) {
-                Ok(()) => drop(self.applied.insert(CgroupId::UNIDENTIFIED, closed)),
-                Err(error) => tracing::error!(error = chain(&error), "unidentified pods are not denied"),
+    /// Rules for the pods that have no name, and for those whose rulings found no room.
+    fn rule_unidentified(&mut self, unwritten: &[PodEntry]) {
+        let entry =
+            reconcile::unidentified(&self.policy, &self.settings.endpoints, &mut self.rules, unwritten);
+        if self.unidentified != Some(entry) {
+            match self.kernel.set_pod(CgroupId::UNIDENTIFIED, &entry) {
+                Ok(()) => self.unidentified = Some(entry),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "the ruling for unidentified pods is not written");
+                }
             }
         }
+    }
+
+    /// Whether a denial is carried out for anyone.
+    fn enforcing(&self) -> bool {
+        enforces(self.applied.values().chain(&self.unidentified))
     }
 
     /// Reads the kernel's counters and adds what is new to the metrics.
@@ -350,6 +317,11 @@ impl State {
         attribution.attribute(event)
     }
 
+    /// Whether the walks know the pod that an event names.
+    pub(super) fn knows(&self, event: &AttemptEvent) -> bool {
+        self.index.knows(event.pod)
+    }
+
     pub(super) fn lose_log_line(&self) {
         self.metrics.lose(EventLoss::LogFull, 1);
     }
@@ -364,7 +336,7 @@ impl State {
             node: self.settings.node_name.clone(),
             listen: self.listen,
             guarded_root: self.root().display().to_string(),
-            enforcing: enforces(self.applied.iter()),
+            enforcing: self.enforcing(),
             policy: PolicyStatus {
                 path: self.settings.policy.display().to_string(),
                 sha256: self.policy.sha256().to_owned(),
@@ -380,7 +352,7 @@ impl State {
             Identity::Pod(pod) => Some(pod),
             Identity::Unidentified => None,
         };
-        let entry = self.applied.get(&cgroup).or_else(|| self.applied.get(&CgroupId::UNIDENTIFIED));
+        let entry = self.applied.get(&cgroup).or(self.unidentified.as_ref());
         let rulings = self.settings.endpoints.iter().filter_map(|(id, endpoint)| {
             let ruling = entry?.ruling(id);
             let status = RulingStatus {
@@ -415,7 +387,7 @@ impl State {
                 },
             }
         }
-        self.metrics.set_pods(states, enforces(self.applied.iter()));
+        self.metrics.set_pods(states, self.enforcing());
     }
 
     /// Notes whether a feature is degraded, and says whether that is news.

@@ -1,7 +1,7 @@
 //! The Prometheus metrics. Labels are bounded: names of Kubernetes objects and policy rules, and our own words; never
 //! an address, a process or a path.
 
-use guard_common::{CgroupId, Lock, Mode, Verdict};
+use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
 use prometheus::{
     Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -217,13 +217,13 @@ impl EventLoss {
 }
 
 /// Whether any ruling is a denial that is carried out.
-pub fn enforces<'a>(mut entries: impl Iterator<Item = (&'a CgroupId, &'a guard_common::PodEntry)>) -> bool {
-    entries.any(|(_, entry)| {
-        entry.kind() == guard_common::Kind::Pod
-            && entry
-                .rulings()
-                .iter()
-                .any(|ruling| (ruling.verdict(), ruling.mode()) == (Verdict::Deny, Mode::Enforce))
+pub fn enforces<'a>(entries: impl IntoIterator<Item = &'a PodEntry>) -> bool {
+    let mut pods = entries.into_iter().filter(|entry| entry.kind() == Kind::Pod);
+    pods.any(|pod| {
+        let rulings = pod.rulings().iter();
+        rulings
+            .map(|ruling| (ruling.verdict(), ruling.mode()))
+            .any(|ruling| ruling == (Verdict::Deny, Mode::Enforce))
     })
 }
 

@@ -37,7 +37,11 @@ pub fn idle() -> Result<bool> {
     let pods = pods(&node)?;
     let mut agent = Agent::start(&node, POLICY)?;
     agent.wait_ready(READY_WITHIN)?;
-    println!("{} pods; {} s of nothing, then {0} s of scrapes", pods.len(), WINDOW.as_secs());
+    println!(
+        "{} pods; {window} s of nothing, then {window} s of scrapes",
+        pods.len(),
+        window = WINDOW.as_secs()
+    );
     sleep(SETTLE);
 
     let usage = Usage::of(&agent)?;
