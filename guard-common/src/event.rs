@@ -70,7 +70,7 @@ impl AttemptEvent {
             pod: CgroupId::UNIDENTIFIED,
             container: CgroupId(0),
             creator: CgroupId(0),
-            address: Address::from_v6_octets([0; 16]),
+            address: Address::from_v6_words([0; 4]),
             pid: 0,
             port: 0,
             rule: ruling.rule(),

@@ -7,7 +7,7 @@ use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Ve
 use crate::{
     account::{count, report},
     identity::{Ancestors, Party, origin, socket_of_packet},
-    maps::ENDPOINTS,
+    maps::{ENDPOINT_BITS, ENDPOINTS},
 };
 
 const PASS: i32 = 1;
@@ -22,7 +22,10 @@ const IPV6_DESTINATION: usize = 24;
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     let Some(address) = destination(&ctx) else { return PASS };
-    // SAFETY: the agent fills the map before it attaches and adds to it at most; no entry changes in place.
+    if ENDPOINT_BITS.load() & address.bit() == 0 {
+        return PASS;
+    }
+    // SAFETY: the agent fills the map before it attaches, and never changes it again.
     match unsafe { ENDPOINTS.get(address) } {
         None => PASS,
         Some(endpoint) => judge(&ctx, address, *endpoint),
@@ -53,8 +56,24 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
 fn destination(ctx: &SkBuffContext) -> Option<Address> {
     // SAFETY: a plain read of the context.
     match unsafe { (*ctx.skb.skb).protocol } {
-        ETH_P_IP => ctx.load(IPV4_DESTINATION).ok().map(Address::from_v4_octets),
-        ETH_P_IPV6 => ctx.load(IPV6_DESTINATION).ok().map(Address::from_v6_octets),
+        ETH_P_IP => read(ctx, IPV4_DESTINATION).map(Address::from_v4_word),
+        ETH_P_IPV6 => read(ctx, IPV6_DESTINATION).map(Address::from_v6_words),
         _ => None,
+    }
+}
+
+/// Reads the packet where it lies; a helper copies what a packet has not at hand.
+#[inline(always)]
+fn read<T: Copy>(ctx: &SkBuffContext, offset: usize) -> Option<T> {
+    let skb = ctx.skb.skb;
+    // SAFETY: plain reads of the context, and of the packet between its start and its end, as the verifier checks.
+    unsafe {
+        let start = (*skb).data as usize;
+        let end = (*skb).data_end as usize;
+        if start + offset + size_of::<T>() <= end {
+            Some(*((start + offset) as *const T))
+        } else {
+            ctx.load(offset).ok()
+        }
     }
 }

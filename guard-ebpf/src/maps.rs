@@ -46,6 +46,11 @@ pub static ROOT_LEVEL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 
+/// The bits ([`Address::bit`]) of all addresses in `ENDPOINTS`: a constant, so that nearly every call is over after a
+/// test of one bit, without a look-up.
+#[unsafe(no_mangle)]
+pub static ENDPOINT_BITS: Global<u64> = Global::new(0);
+
 #[btf_map]
 pub static ENDPOINTS: HashMap<Address, EndpointId, 64> = HashMap::new();
 

@@ -1,7 +1,7 @@
 //! What the agent knows and has written. Its methods are the answers to the bells.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     path::Path,
     sync::Arc,

@@ -92,12 +92,15 @@ impl GuardedRoot {
 pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, LoadError> {
     raise_locked_memory();
     let has_set_retval = u8::from(has_set_retval());
+    let addresses = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.addresses);
+    let endpoint_bits = addresses.fold(0_u64, |bits, address| bits | Address::from(*address).bit());
     let mut ebpf = EbpfLoader::new()
         // No program reads a kernel structure, so none needs the kernel's own types, which would cost 40 MB to parse.
         .btf(None)
         .override_global("ROOT_ID", &root.id.0, true)
         .override_global("ROOT_LEVEL", &root.level, true)
         .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+        .override_global("ENDPOINT_BITS", &endpoint_bits, true)
         .load(OBJECT)
         .map_err(|source| LoadError::Object(Box::new(source)))?;
     let map = ebpf.map_mut("ENDPOINTS").ok_or(LoadError::Missing { what: "map", name: "ENDPOINTS" })?;

@@ -98,12 +98,11 @@ impl Scene {
     /// With a running agent.
     fn set() -> Result<Self> {
         let node = Node::new(Driver::Systemd)?;
-        let none = node.outside().add_sub_cgroup("none")?;
-        let floor = node.outside().add_sub_cgroup("floor")?;
+        let [bare, floor] = ["none", "floor"].map(|name| node.outside().add_sub_cgroup(name));
         let pod = node.pod(PodSpec::new("payments", "checkout").on_host_network())?;
         let mut agent = Agent::start(&node, POLICY)?;
         agent.wait_ready(READY_WITHIN)?;
-        Ok(Self { agent, none, floor, pod, node })
+        Ok(Self { agent, none: bare?, floor: floor?, pod, node })
     }
 
     /// Makes every call of [`INSIDE`] in every place.

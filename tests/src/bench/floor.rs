@@ -42,7 +42,7 @@ impl Hook {
         let mut query = Query {
             target_fd: descriptor(folder.as_raw_fd()),
             attach_type: self.attach_type(),
-            query_flags: BPF_F_QUERY_EFFECTIVE,
+            flags: BPF_F_QUERY_EFFECTIVE,
             ..Query::default()
         };
         bpf(BPF_PROG_QUERY, &mut query)
@@ -124,7 +124,7 @@ struct Link {
 struct Query {
     target_fd: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     program_ids: u64,
     program_count: u32,

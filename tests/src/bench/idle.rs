@@ -84,7 +84,7 @@ fn pods(node: &Node) -> Result<Vec<PodHandle>> {
         let spec = PodSpec::new(&format!("team-{}", account % 10), &format!("service-{account}"));
         // A network of their own would change nothing here and take a minute to make.
         let pod = node.pod(PodSpec { qos: classes[number % classes.len()], ..spec.on_host_network() })?;
-        for _ in 0..1 + number % 2 {
+        for _ in 0..=number % 2 {
             pod.pod_cgroup().create(&random::hex(32)?)?;
         }
         Ok(pod)
@@ -129,7 +129,8 @@ impl Usage {
     fn cpu_percent(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let (used, started) = (self.cpu_time()?, Instant::now());
         work()?;
-        Ok(100.0 * (self.cpu_time()? - used).as_secs_f64() / started.elapsed().as_secs_f64())
+        let used = self.cpu_time()?.saturating_sub(used);
+        Ok(100.0 * used.as_secs_f64() / started.elapsed().as_secs_f64())
     }
 
     fn cpu_time(&self) -> Result<Duration> {

@@ -25,13 +25,13 @@ const WARM_UP: u32 = 8;
 /// What is measured: one system call, or two that belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Call {
-    /// connect() of a datagram socket: no packet leaves, so that nothing hides the hook.
+    /// `connect` of a datagram socket: no packet leaves, so that nothing hides the hook.
     Connect,
-    /// send() on a connected datagram socket.
+    /// `send` on a connected datagram socket.
     Send,
-    /// sendto() on a datagram socket that is never connected.
+    /// `sendto` on a datagram socket that is never connected.
     SendTo,
-    /// socket() and close().
+    /// `socket` and `close`.
     Socket,
 }
 
