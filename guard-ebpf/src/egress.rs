@@ -2,7 +2,7 @@
 //! sockets that were connected before the guard was attached.
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
-use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Verdict, decide};
+use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, decide};
 
 use crate::{
     account::{count, report},
@@ -36,11 +36,10 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
 fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
     let party = Party::find(Ancestors::of_packet(ctx.skb.skb));
     let decision = decide(party.ruling(endpoint), None);
-    // What passes and was judged at the first lock has been counted there. What is dropped counts here in any case.
+    // What passes on a socket that the first lock has judged was counted there. What is dropped counts in any case.
     let judged =
         origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
-    let counted = decision.passes() && (judged || decision.ruling.verdict() == Verdict::Allow);
-    if !counted {
+    if !(decision.passes() && judged) {
         count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling));
         let mut event = AttemptEvent::new(Hook::Egress, decision);
         event.address = address;

@@ -25,6 +25,16 @@ impl Account {
         }
     }
 
+    /// How many counters have been seen.
+    pub fn len(&self) -> usize {
+        self.decisions.len()
+    }
+
+    /// Whether none has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.decisions.is_empty()
+    }
+
     /// Forgets the counters of pods, as the kernel has.
     pub fn forget(&mut self, pods: &BTreeSet<CgroupId>) {
         self.decisions.retain(|key, _| !pods.contains(&key.cgroup));

@@ -46,6 +46,7 @@ pub struct Attempt {
     pub rule: String,
     #[serde(rename = "imds_guard.hook")]
     pub hook: &'static str,
+    /// The policy in force when the event was read, moments after the attempt.
     #[serde(rename = "imds_guard.policy_sha256")]
     pub policy_sha256: String,
     /// The pod that made the socket, where its ruling was the stricter one and decided.

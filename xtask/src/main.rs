@@ -19,7 +19,7 @@ struct Cli {
 enum Chore {
     /// Find or install what building and testing need. The others call it themselves
     Setup,
-    /// Guard a private node on this machine, first in audit, then in enforce, and show what five pods get
+    /// Guard a private node on this machine, first in audit, then in enforce, and show what its pods get
     Demo,
     /// Run all tests, those on the real kernel too
     Test {

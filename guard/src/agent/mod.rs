@@ -20,13 +20,12 @@ use tokio::{
 use crate::{
     changes::Changes,
     endpoints::Endpoints,
-    kernel::{CgroupBell, GuardedRoot, Kernel, LoadError},
-    pods::{self, ListError},
-    policy,
+    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError},
+    pods, policy,
     sinks::{
         api::{self, Query},
         log::EventLog,
-        metrics::Metrics,
+        metrics::{EventLoss, Metrics},
     },
 };
 use state::State;
@@ -58,8 +57,6 @@ pub enum AgentError {
     PolicyRead(#[from] policy::ReadError),
     #[error("the policy {path} is not accepted:\n\n{problems}")]
     PolicyRefused { path: PathBuf, problems: String },
-    #[error(transparent)]
-    Pods(#[from] ListError),
     #[error("look for the guarded root below {mount}")]
     Root {
         mount: PathBuf,
@@ -90,7 +87,11 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    #[error("read from the kernel")]
+    #[error(
+        "the guarded root {path} is gone, or another one is in its place: nothing is guarded until the agent is started again"
+    )]
+    RootGone { path: PathBuf },
+    #[error("read events from the kernel")]
     Stream(#[source] io::Error),
 }
 
@@ -123,7 +124,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut kernel = Kernel::load(root, &settings.endpoints)?;
     let bell = kernel.attach_bells();
     let mut events = kernel.take_events()?;
-    let mut kernel_log = kernel.take_log()?;
+    let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
 
     // Watching begins before the first look, so that no change falls between the two.
@@ -132,8 +133,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy);
     let mut bell = state.hear(bell);
     state.reload_policy();
-    state.reload_pods()?;
-    state.walk();
+    state.reload_pods();
+    state.walk()?;
     state.seal()?;
     tracing::info!(
         root = %state.root().display(), policy = state.policy_sha256(), metrics = %listen,
@@ -147,15 +148,17 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         select! {
             () = &mut shutdown => break,
             () = policy_changes.next() => state.reload_policy(),
-            () = pod_changes.next() => if let Err(error) = state.reload_pods() {
-                tracing::error!(error = chain(&error), "the list of pods is not read; the last one stays");
+            () = pod_changes.next() => state.reload_pods(),
+            rang = ring(&mut bell) => match rang {
+                Ok(()) => next_walk = next_walk.min(soon(last_walk)),
+                Err(error) => {
+                    tracing::warn!(%error, "no more events for new cgroups: the tree is walked by the clock");
+                    state.degrade("cgroup_events", true);
+                    bell = None;
+                }
             },
-            rang = ring(&mut bell) => {
-                rang.map_err(AgentError::Stream)?;
-                next_walk = next_walk.min(soon(last_walk));
-            }
             () = sleep_until(next_walk) => {
-                state.walk();
+                state.walk()?;
                 last_walk = Instant::now();
                 next_walk = last_walk + WALK_INTERVAL;
             }
@@ -169,12 +172,15 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 // No one may be listening.
                 let _ = events_sender.send(Arc::clone(&line));
                 if log.line(line).is_err() {
-                    state.lose_log_line();
+                    state.lose_events(EventLoss::LogFull, 1);
                 }
-            }) => state.lose_unreadable(unreadable.map_err(AgentError::Stream)?),
-            forwarded = kernel_log.forward() => forwarded.map_err(AgentError::Stream)?,
+            }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
+            () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => match query {
-                Query::Metrics(reply) => drop(reply.send(state.metrics())),
+                Query::Metrics(reply) => {
+                    state.lose_events(EventLoss::LogFailed, log.failed());
+                    drop(reply.send(state.metrics()));
+                }
                 Query::Status(reply) => {
                     drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
                 }
@@ -182,6 +188,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             },
         }
     }
+    log.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
 }
@@ -235,6 +242,19 @@ async fn unready(queries: &mut mpsc::Receiver<Query>) {
 async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
     match bell {
         Some(bell) => bell.rang().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Forwards the programs' own log; without it nothing, for ever.
+async fn forward(log: &mut Option<KernelLog>) {
+    match log {
+        Some(stream) => {
+            if let Err(error) = stream.forward().await {
+                tracing::warn!(%error, "the kernel programs' own log is not read any more");
+                *log = None;
+            }
+        }
         None => std::future::pending().await,
     }
 }

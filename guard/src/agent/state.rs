@@ -19,6 +19,7 @@ use super::{
 use crate::{
     account::Account,
     attempt::{Attempt, Attribution},
+    changes::Version,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     pods::{self, Identity, Index},
     policy::{self, Policy},
@@ -44,6 +45,8 @@ pub(super) struct State {
     refused: Option<String>,
     rules: RuleNames,
     index: Index,
+    /// Which version of the list of pods is in the index.
+    pods_version: Option<Version>,
     applied: Entries,
     /// The ruling for pods that have no name, as it was written.
     unidentified: Option<PodEntry>,
@@ -96,6 +99,7 @@ impl State {
             refused: None,
             rules: RuleNames::default(),
             index: Index::default(),
+            pods_version: None,
             applied: Entries::new(),
             unidentified: None,
             day: today(),
@@ -170,16 +174,37 @@ impl State {
         parsed.policy.ok_or_else(|| policy::render(&parsed.problems, &files, false))
     }
 
-    /// Reads the list of pods again.
-    pub(super) fn reload_pods(&mut self) -> Result<(), pods::ListError> {
-        let pods = pods::read_list(&self.settings.pods_from, self.settings.node_name.as_deref())?;
-        self.index.set_pods(pods.into_iter().map(Arc::new).collect());
-        self.apply();
-        Ok(())
+    /// Reads the list of pods again, if it has changed. One that can't be read changes nothing; at the start that
+    /// means that every pod is unidentified.
+    pub(super) fn reload_pods(&mut self) {
+        let version = Version::of(&self.settings.pods_from);
+        if version.is_some() && version == self.pods_version {
+            return;
+        }
+        match pods::read_list(&self.settings.pods_from, self.settings.node_name.as_deref()) {
+            Ok(pods) => {
+                self.pods_version = version;
+                self.index.set_pods(pods.into_iter().map(Arc::new).collect());
+                self.degrade("pods_list", false);
+                self.apply();
+            }
+            Err(error) => {
+                if self.degrade("pods_list", true) {
+                    tracing::error!(
+                        error = chain(&error),
+                        "the list of pods is not read; the last one stays"
+                    );
+                }
+            }
+        }
     }
 
-    /// Walks the cgroup tree again.
-    pub(super) fn walk(&mut self) {
+    /// Walks the cgroup tree again. A guarded root that is gone, or another than the one that the programs are attached
+    /// to, is an error: this agent guards nothing any more.
+    pub(super) fn walk(&mut self) -> Result<(), AgentError> {
+        if !self.kernel.root().is_there() {
+            return Err(AgentError::RootGone { path: self.root().to_owned() });
+        }
         match pods::walk(self.root()) {
             Ok(tree) => {
                 self.index.set_tree(tree, std::time::Instant::now());
@@ -192,6 +217,7 @@ impl State {
                 }
             }
         }
+        Ok(())
     }
 
     pub(super) fn next_tidying(&self) -> Instant {
@@ -201,9 +227,10 @@ impl State {
     /// Forgets what has been gone for a while, and starts a new day where one has begun.
     pub(super) fn tidy(&mut self) {
         self.next_tidying = Instant::now() + TIDY_INTERVAL;
-        self.collect();
+        let read = self.collect();
         let gone = self.gone();
-        if !gone.is_empty() {
+        // What was not read must not be forgotten.
+        if read && !gone.is_empty() {
             for pod in &gone {
                 self.index.forget(*pod);
                 self.strays.remove(pod);
@@ -249,17 +276,23 @@ impl State {
                     Err(error) => {
                         tracing::error!(error = chain(&error), "a ruling is not written");
                         unwritten.push(entry);
+                        // An older ruling may be weaker: the one for unidentified pods, made strict below, takes over.
+                        self.remove(cgroup);
                     }
                 },
-                Step::Remove(cgroup) => match self.kernel.remove_pod(cgroup) {
-                    Ok(()) => drop(self.applied.remove(&cgroup)),
-                    Err(error) => tracing::error!(error = chain(&error), "a ruling is not removed"),
-                },
+                Step::Remove(cgroup) => self.remove(cgroup),
             }
         }
         self.degrade("pods_map", !unwritten.is_empty());
         self.rule_unidentified(&unwritten);
         self.show_pods();
+    }
+
+    fn remove(&mut self, cgroup: CgroupId) {
+        match self.kernel.remove_pod(cgroup) {
+            Ok(()) => drop(self.applied.remove(&cgroup)),
+            Err(error) => tracing::error!(error = chain(&error), "a ruling is not removed"),
+        }
     }
 
     /// Rules for the pods that have no name, and for those whose rulings found no room.
@@ -281,13 +314,13 @@ impl State {
         enforces(self.applied.values().chain(&self.unidentified))
     }
 
-    /// Reads the kernel's counters and adds what is new to the metrics.
-    fn collect(&mut self) {
+    /// Reads the kernel's counters and adds what is new to the metrics. Says whether they could be read.
+    fn collect(&mut self) -> bool {
         let reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot read the counters");
-                return;
+                return false;
             }
         };
         for (key, _) in &reading.decisions {
@@ -299,6 +332,7 @@ impl State {
         let added = self.account.added(reading);
         let names = Names { index: &self.index, endpoints: &self.settings.endpoints, rules: &self.rules };
         self.metrics.add(&added, names);
+        true
     }
 
     pub(super) fn metrics(&mut self) -> Vec<u8> {
@@ -322,12 +356,8 @@ impl State {
         self.index.knows(event.pod)
     }
 
-    pub(super) fn lose_log_line(&self) {
-        self.metrics.lose(EventLoss::LogFull, 1);
-    }
-
-    pub(super) fn lose_unreadable(&self, count: u64) {
-        self.metrics.lose(EventLoss::Unreadable, count);
+    pub(super) fn lose_events(&self, reason: EventLoss, count: u64) {
+        self.metrics.lose(reason, count);
     }
 
     pub(super) fn status(&self) -> Status {
@@ -342,6 +372,8 @@ impl State {
                 sha256: self.policy.sha256().to_owned(),
                 refused: self.refused.clone(),
             },
+            rulings: self.applied.len(),
+            counters: self.account.len(),
             degraded: self.degraded.iter().map(ToString::to_string).collect(),
             pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, &identity)).collect(),
         }
@@ -391,7 +423,7 @@ impl State {
     }
 
     /// Notes whether a feature is degraded, and says whether that is news.
-    fn degrade(&mut self, feature: &'static str, degraded: bool) -> bool {
+    pub(super) fn degrade(&mut self, feature: &'static str, degraded: bool) -> bool {
         self.metrics.set_degraded(feature, degraded);
         if degraded { self.degraded.insert(feature) } else { self.degraded.remove(feature) }
     }

@@ -15,6 +15,10 @@ pub struct Status {
     /// Whether a denial is carried out for at least one pod.
     pub enforcing: bool,
     pub policy: PolicyStatus,
+    /// How many rulings the kernel holds for pods and QoS classes, those of pods that are just gone included.
+    pub rulings: usize,
+    /// How many counters the kernel holds.
+    pub counters: usize,
     /// Features that are degraded.
     pub degraded: Vec<String>,
     pub pods: Vec<PodStatus>,

@@ -26,6 +26,7 @@ use crate::{
 ///
 /// The agent ends on SIGTERM or SIGINT, and with it the guard: the programs are detached.
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub(super) struct Run {
     /// The policy: a folder, of which every *.yaml counts in name order, or one file. It is read again when it changes
     #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]

@@ -32,6 +32,10 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "the guarded root {path} does not lie below the cgroup v2 mount {mount}: name it relative to the mount"
+    )]
+    Outside { path: PathBuf, mount: PathBuf },
     #[error("load the kernel programs (`imds-guard doctor` tells what this host lacks)")]
     Object(#[source] Box<aya::EbpfError>),
     #[error("the kernel object has no {what} `{name}`")]
@@ -76,15 +80,25 @@ pub struct GuardedRoot {
 }
 
 impl GuardedRoot {
-    /// The guarded root at `relative` below the cgroup v2 mount.
+    /// The guarded root at `relative` below the cgroup v2 mount. A path that starts with the mount's own is taken for
+    /// what lies below it.
     pub fn open(mount: &Path, relative: &Path) -> Result<Self, LoadError> {
         let path = mount.join(relative);
-        let id = match fs::metadata(&path) {
-            Ok(metadata) => CgroupId(metadata.ino()),
-            Err(source) => return Err(LoadError::Root { path, source }),
+        let failed = |source| LoadError::Root { path: path.clone(), source };
+        let canonical = path.canonicalize().map_err(failed)?;
+        let id = CgroupId(fs::metadata(&canonical).map_err(failed)?.ino());
+        let below = mount.canonicalize().map_err(failed)?;
+        let Ok(below) = canonical.strip_prefix(&below) else {
+            return Err(LoadError::Outside { path: canonical, mount: mount.to_owned() });
         };
-        let level = u32::try_from(relative.components().count()).expect("a path has fewer parts");
-        Ok(Self { path, id, level })
+        // The kernel counts a cgroup's level from the root of the tree, which is what is mounted.
+        let level = u32::try_from(below.components().count()).expect("a path has fewer parts");
+        Ok(Self { path: canonical, id, level })
+    }
+
+    /// Whether it is still there, and still the same one.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.id.0)
     }
 }
 

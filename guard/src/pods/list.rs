@@ -30,8 +30,6 @@ pub enum ListError {
     ItemKind { path: PathBuf, item: String, kind: String },
     #[error("{item} in pod list {path} has no {field}")]
     Lacks { path: PathBuf, item: String, field: &'static str },
-    #[error("pods {first} and {second} in pod list {path} have the same uid {uid}")]
-    SharedUid { path: PathBuf, first: String, second: String, uid: PodUid },
 }
 
 /// Reads the list in the file at `path`, as [`parse_list`] does.
@@ -70,15 +68,7 @@ pub fn parse_list(path: &Path, json: &[u8], node: Option<&str>) -> Result<Vec<Po
             })
         })
         .collect::<Result<_, _>>()?;
-    match shared_uid(&pods) {
-        Some((first, second)) => Err(ListError::SharedUid {
-            path: path.to_owned(),
-            first: format!("{}/{}", first.workload.namespace, first.name),
-            second: format!("{}/{}", second.workload.namespace, second.name),
-            uid: second.uid.clone(),
-        }),
-        None => Ok(pods),
-    }
+    Ok(without_shared_uids(pods))
 }
 
 /// What the file holds as a whole: a list with items, or one object.
@@ -138,9 +128,22 @@ fn label(index: usize, metadata: &Metadata) -> String {
     }
 }
 
-fn shared_uid(pods: &[Pod]) -> Option<(&Pod, &Pod)> {
-    let mut seen = BTreeMap::new();
-    pods.iter().find_map(|pod| Some((seen.insert(&pod.uid, pod)?, pod)))
+/// Leaves out pods that claim the same cgroup: none of them can be believed. Whoever may create pods can write the
+/// annotation that marks a static pod, so this must not cost the others their names.
+fn without_shared_uids(mut pods: Vec<Pod>) -> Vec<Pod> {
+    let mut claims: BTreeMap<PodUid, usize> = BTreeMap::new();
+    for pod in &pods {
+        *claims.entry(pod.uid.clone()).or_default() += 1;
+    }
+    pods.retain(|pod| {
+        let alone = claims[&pod.uid] == 1;
+        if !alone {
+            let (namespace, name) = (&pod.workload.namespace, &pod.name);
+            tracing::warn!(namespace, name, uid = %pod.uid, "left out: another pod claims the same cgroup");
+        }
+        alone
+    });
+    pods
 }
 
 #[cfg(test)]
@@ -252,17 +255,26 @@ mod tests {
                 None,
             ),
             (list(json!([{ "kind": "Pod" }])), "items[0] in pod list pods.json has no metadata.name", None),
-            (
-                list(json!([mk_pod("a", "1", "n1"), mk_pod("b", "2", "n1"), mk_pod("c", "1", "n1")])),
-                "pods payments/a and payments/c in pod list pods.json have the same uid 1",
-                None,
-            ),
         ];
         for (json, message, source) in cases {
             let error = parse_list(Path::new("pods.json"), json.as_bytes(), None).expect_err(message);
             assert_eq!(error.to_string(), message);
             assert_eq!(error.source().map(ToString::to_string).as_deref(), source, "{message}");
         }
+    }
+
+    #[test]
+    fn pods_that_claim_one_cgroup_are_left_out_and_the_others_stay() {
+        let hash = "0123456789abcdef0123456789abcdef";
+        let mirror = |name: &str, uid: &str| {
+            let mut pod = mk_pod(name, uid, "n1");
+            pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": hash });
+            pod
+        };
+        let items = json!([mk_pod("a", "1", "n1"), mirror("b", "2"), mirror("c", "3"), mk_pod("d", "4", "n1")]);
+        let pods = parse(&json!({ "kind": "List", "items": items }), None).expect("valid");
+        let names: Vec<_> = pods.iter().map(|pod| pod.name.as_str()).collect();
+        assert_eq!(names, ["a", "d"]);
     }
 
     #[test]

@@ -1,7 +1,14 @@
 //! The agent's HTTP API. Over TCP: `/metrics`, `/healthz`, `/readyz`. Over the Unix socket, which root alone can open,
 //! also `/status` and `/events` for `imds-guard status` and `watch`.
 
-use std::{convert::Infallible, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full, channel::Channel};
@@ -9,10 +16,12 @@ use hyper::{
     Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::stat::{Mode, umask};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{Semaphore, broadcast, mpsc, oneshot},
+    time::timeout,
 };
 
 /// What the API asks of the agent's one task.
@@ -39,16 +48,32 @@ enum Door {
 /// How long the agent may take to answer before it counts as unwell.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a client may take for the head of a request.
+const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many connections there may be over TCP, and how long one may last. Prometheus makes a new one when it is over.
+const TCP_CONNECTIONS: usize = 64;
+const TCP_PATIENCE: Duration = Duration::from_mins(5);
+
 /// How many lines may wait for one reader of `/events`.
 const EVENT_QUEUE: usize = 256;
 
 type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
-/// Serves on a TCP listener until the agent ends.
+/// Serves on a TCP listener until the agent ends. Whoever can reach it can't use up the agent's descriptors: what comes
+/// past the limit waits in the listener's queue.
 pub async fn serve_tcp(listener: TcpListener, agent: Agent) {
-    loop {
+    let places = Arc::new(Semaphore::new(TCP_CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => spawn(stream, agent.clone(), Door::Tcp),
+            Ok((stream, _)) => {
+                let connection = serve(stream, agent.clone(), Door::Tcp);
+                tokio::task::spawn_local(async move {
+                    // However slowly it reads, the place is free again after a while.
+                    let _ = timeout(TCP_PATIENCE, connection).await;
+                    drop(place);
+                });
+            }
             Err(error) => pause(&error).await,
         }
     }
@@ -58,7 +83,7 @@ pub async fn serve_tcp(listener: TcpListener, agent: Agent) {
 pub async fn serve_unix(listener: UnixListener, agent: Agent) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => spawn(stream, agent.clone(), Door::Unix),
+            Ok((stream, _)) => drop(tokio::task::spawn_local(serve(stream, agent.clone(), Door::Unix))),
             Err(error) => pause(&error).await,
         }
     }
@@ -66,17 +91,17 @@ pub async fn serve_unix(listener: UnixListener, agent: Agent) {
 
 /// Opens the Unix socket for root alone, in place of one that a former agent left.
 pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    // Only a socket is removed; binding fails on anything else that lies there.
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let mask = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(mask);
+    listener
 }
 
 /// Accepting fails when descriptors run out; the next try must not come at once.
@@ -85,17 +110,15 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, agent: Agent, door: Door) {
-    tokio::task::spawn_local(async move {
-        let service = service_fn(move |request| answer(request, agent.clone(), door));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(10))
-            .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a client of the API went away");
-        }
-    });
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, agent: Agent, door: Door) {
+    let service = service_fn(move |request| answer(request, agent.clone(), door));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a client of the API went away");
+    }
 }
 
 async fn answer(request: Request<Incoming>, agent: Agent, door: Door) -> Result<Response<Body>, Infallible> {
@@ -131,7 +154,7 @@ async fn ask<T>(agent: &Agent, query: impl FnOnce(oneshot::Sender<T>) -> Query) 
         agent.queries.send(query(sender)).await.ok()?;
         answer.await.ok()
     };
-    tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
+    timeout(PATIENCE, ask).await.ok().flatten()
 }
 
 /// Streams event lines. A reader that is too slow misses lines and is told how many.

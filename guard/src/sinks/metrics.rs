@@ -58,14 +58,14 @@ impl Metrics {
             egress_packets: counters(
                 &registry,
                 "imds_guard_egress_packets_total",
-                "Packets to a protected endpoint that the egress lock dropped (or, under audit, would have dropped), \
+                "Packets to a protected endpoint from sockets that no other hook has judged, and all that are dropped: \
                  from raw sockets and connections from before the guard.",
                 &attempt_labels,
             )?,
             rule_hits: counters(
                 &registry,
                 "imds_guard_policy_rule_hits_total",
-                "Attempts that a rule of the policy decided.",
+                "Attempts and packets that a rule of the policy decided.",
                 &["rule"],
             )?,
             rule_expiry: gauges(
@@ -121,7 +121,7 @@ impl Metrics {
         for reason in guard_common::Lost::ALL {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
-        for reason in [EventLoss::LogFull, EventLoss::Unreadable] {
+        for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable] {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)
@@ -203,6 +203,8 @@ impl Metrics {
 pub enum EventLoss {
     /// The event log could not keep up.
     LogFull,
+    /// The event log could not be written: a full disk, say.
+    LogFailed,
     /// Its record had another size than ours.
     Unreadable,
 }
@@ -211,6 +213,7 @@ impl EventLoss {
     const fn as_str(self) -> &'static str {
         match self {
             Self::LogFull => "log_full",
+            Self::LogFailed => "log_failed",
             Self::Unreadable => "unreadable",
         }
     }
