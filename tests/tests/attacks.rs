@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guard_tests::agent::Metrics;
+use guard_tests::attack::Staged;
 use guard_tests::{Agent, Driver, Node, Outcome, Place, PodHandle, PodSpec, Qos, Report, Vector, wait_until};
 
 const ENFORCE: &str = "\
@@ -22,6 +23,12 @@ const AUDIT: &str = "\
 version: 1
 enforce: none
 unidentified: deny
+default: { imds: deny }
+";
+
+const ROLL_OUT: &str = "\
+version: 1
+enforce: [{ namespaces: [payments] }]
 default: { imds: deny }
 ";
 
@@ -51,15 +58,21 @@ impl Attackers {
     }
 
     /// Each with the labels that its attempts are counted under.
-    fn each(&self) -> [(&PodHandle, [(&'static str, &'static str); 2]); 4] {
-        let known = |account| [("namespace", "shop"), ("service_account", account)];
+    fn each(&self) -> [(&PodHandle, Labels); 4] {
         [
-            (&self.burstable, known("burstable")),
-            (&self.guaranteed, known("guaranteed")),
-            (&self.host_network, known("host-network")),
-            (&self.unidentified, [("namespace", ""), ("service_account", "")]),
+            (&self.burstable, labels_of("shop", "burstable")),
+            (&self.guaranteed, labels_of("shop", "guaranteed")),
+            (&self.host_network, labels_of("shop", "host-network")),
+            (&self.unidentified, labels_of("", "")),
         ]
     }
+}
+
+/// Whose attempts are counted.
+type Labels = [(&'static str, &'static str); 2];
+
+fn labels_of(namespace: &'static str, service_account: &'static str) -> Labels {
+    [("namespace", namespace), ("service_account", service_account)]
 }
 
 #[test]
@@ -67,25 +80,21 @@ fn enforced_no_vector_gets_a_byte_and_each_is_counted() -> Result<()> {
     for driver in Driver::ALL {
         let node = Node::new(driver)?;
         let attackers = Attackers::on(&node)?;
-        // What was open before the guard came: connections, and sockets still to be connected.
-        let staged: Vec<_> = attackers
-            .each()
-            .into_iter()
-            .map(|(pod, _)| Ok([pod.stage(Vector::Preconnected)?, pod.stage(Vector::PreopenedUnconnected)?]))
-            .collect::<Result<_>>()?;
+        let vectors = possible_vectors(&node)?;
+        let staged = stage_all(attackers.each(), &vectors)?;
         node.simulator().forget();
         let mut agent = Agent::start(&node, ENFORCE)?;
         agent.wait_ready(READY)?;
 
-        for ((_, labels), staged) in attackers.each().into_iter().zip(staged) {
-            for attack in staged {
-                let before = agent.metrics()?;
-                refused(&attack.proceed()?)?;
-                counted_as(&agent, &before, "deny", "enforce", labels)?;
-            }
+        for (attack, labels) in staged {
+            let before = agent.metrics()?;
+            let report = attack.proceed()?;
+            refused(&report)?;
+            counted_as(&agent, &before, "deny", "enforce", labels)
+                .with_context(|| format!("{driver:?} {:?} {labels:?}", report.vector))?;
         }
         for (pod, labels) in attackers.each() {
-            for vector in Vector::all().iter().filter(|vector| !vector.pauses()) {
+            for vector in vectors.iter().filter(|vector| !vector.pauses()) {
                 let before = agent.metrics()?;
                 refused(&pod.attack(*vector)?)?;
                 counted_as(&agent, &before, "deny", "enforce", labels)
@@ -104,23 +113,21 @@ fn enforced_no_vector_gets_a_byte_and_each_is_counted() -> Result<()> {
 fn audited_every_outcome_is_as_without_a_guard_and_counted() -> Result<()> {
     let node = Node::new(Driver::Systemd)?;
     let attackers = Attackers::on(&node)?;
-    let unguarded = outcomes(&attackers)?;
+    let vectors = possible_vectors(&node)?;
+    let unguarded = outcomes(&attackers, &vectors)?;
 
-    let staged: Vec<_> = attackers
-        .each()
-        .into_iter()
-        .map(|(pod, labels)| Ok((pod.stage(Vector::Preconnected)?, labels)))
-        .collect::<Result<_>>()?;
+    let staged = stage_all(attackers.each(), &vectors)?;
     let mut agent = Agent::start(&node, AUDIT)?;
     agent.wait_ready(READY)?;
     for (attack, labels) in staged {
         let before = agent.metrics()?;
         let report = attack.proceed()?;
         ensure!(report.outcome.got_bytes(), "audit broke a connection: {report:?}");
-        counted_as(&agent, &before, "deny", "audit", labels)?;
+        counted_as(&agent, &before, "deny", "audit", labels)
+            .with_context(|| format!("{:?} {labels:?}", report.vector))?;
     }
     for (pod, labels) in attackers.each() {
-        for vector in Vector::all() {
+        for vector in &vectors {
             let before = agent.metrics()?;
             let report = pod.attack(*vector)?;
             let without = &unguarded[&(labels[1].1, *vector)];
@@ -133,6 +140,62 @@ fn audited_every_outcome_is_as_without_a_guard_and_counted() -> Result<()> {
                 .with_context(|| format!("{vector:?} {labels:?}"))?;
         }
     }
+    agent.stop()
+}
+
+#[test]
+fn rolled_out_by_selectors_the_selected_are_denied_and_the_others_audited() -> Result<()> {
+    let node = Node::new(Driver::Systemd)?;
+    let payments = node.pod(PodSpec::new("payments", "checkout"))?;
+    let shop = node.pod(PodSpec::new("shop", "cart"))?;
+    let unidentified = node.pod(PodSpec { listed: false, ..PodSpec::new("payments", "invoices") })?;
+    let (enforced, audited, unnamed) =
+        (labels_of("payments", "checkout"), labels_of("shop", "cart"), labels_of("", ""));
+    let vectors = possible_vectors(&node)?;
+    let of_payments = stage_all([(&payments, enforced)], &vectors)?;
+    let of_shop = stage_all([(&shop, audited)], &vectors)?;
+    let mut agent = Agent::start(&node, ROLL_OUT)?;
+    agent.wait_ready(READY)?;
+
+    for (attack, labels) in of_payments {
+        let before = agent.metrics()?;
+        refused(&attack.proceed()?)?;
+        counted_as(&agent, &before, "deny", "enforce", labels)?;
+    }
+    for (attack, labels) in of_shop {
+        let before = agent.metrics()?;
+        let report = attack.proceed()?;
+        ensure!(report.outcome.got_bytes(), "shop is only audited: {report:?}");
+        counted_as(&agent, &before, "deny", "audit", labels)?;
+    }
+    for vector in vectors.iter().filter(|vector| !vector.pauses()) {
+        let before = agent.metrics()?;
+        refused(&payments.attack(*vector)?)?;
+        counted_as(&agent, &before, "deny", "enforce", enforced)
+            .with_context(|| format!("payments {vector:?}"))?;
+
+        let before = agent.metrics()?;
+        let report = shop.attack(*vector)?;
+        ensure!(report.outcome.got_bytes(), "shop is only audited: {report:?}");
+        counted_as(&agent, &before, "deny", "audit", audited).with_context(|| format!("shop {vector:?}"))?;
+    }
+
+    // Who has no name yet is in nobody's selector, and is denied nothing, until the name comes.
+    let before = agent.metrics()?;
+    let report = unidentified.attack(Vector::Tcp)?;
+    ensure!(report.outcome.got_bytes(), "{report:?}");
+    counted_as(&agent, &before, "allow", "enforce", unnamed)?;
+    unidentified.list(|_| {});
+    agent.set_pods(&node)?;
+    wait_until(READY, "the third pod to be named", || {
+        agent.status().is_ok_and(|status| {
+            let pods = status["pods"].as_array().map_or(&[][..], Vec::as_slice);
+            pods.iter().any(|pod| pod["service_account"] == "invoices")
+        })
+    })?;
+    let before = agent.metrics()?;
+    refused(&unidentified.attack(Vector::Tcp)?)?;
+    counted_as(&agent, &before, "deny", "enforce", labels_of("payments", "invoices"))?;
     agent.stop()
 }
 
@@ -167,13 +230,48 @@ fn of_task_and_creator_the_stricter_decides() -> Result<()> {
     agent.stop()
 }
 
+/// The vectors that this kernel can make, tried where nothing guards. The others are skipped, aloud, and never in CI.
+fn possible_vectors(node: &Node) -> Result<Vec<Vector>> {
+    let mut possible = Vec::new();
+    for &vector in Vector::all() {
+        match node.outside().attack(vector)?.outcome {
+            Outcome::Unsupported(why) => {
+                ensure!(
+                    std::env::var_os("CI").is_none(),
+                    "CI's kernel should have what {vector:?} needs: {why}"
+                );
+                eprintln!("SKIPPED {vector:?}: {why}");
+            }
+            outcome => {
+                ensure!(outcome.got_bytes(), "{vector:?} is no attack: {outcome:?}");
+                possible.push(vector);
+            }
+        }
+    }
+    Ok(possible)
+}
+
+/// Starts every attack that pauses, so that its socket is open, and connected maybe, before there is a guard.
+fn stage_all<'a>(
+    attackers: impl IntoIterator<Item = (&'a PodHandle, Labels)>,
+    vectors: &[Vector],
+) -> Result<Vec<(Staged, Labels)>> {
+    let mut staged = Vec::new();
+    for (pod, labels) in attackers {
+        for vector in vectors.iter().filter(|vector| vector.pauses()) {
+            staged.push((pod.stage(*vector)?, labels));
+        }
+    }
+    Ok(staged)
+}
+
 /// What every vector comes to without a guard.
-fn outcomes(attackers: &Attackers) -> Result<BTreeMap<(&'static str, Vector), Outcome>> {
+fn outcomes(attackers: &Attackers, vectors: &[Vector]) -> Result<BTreeMap<(&'static str, Vector), Outcome>> {
     let mut outcomes = BTreeMap::new();
     for (pod, labels) in attackers.each() {
-        for vector in Vector::all() {
+        for vector in vectors {
             let report = pod.attack(*vector)?;
-            ensure!(report.outcome.got_bytes() || is_skipped(&report), "no attack: {report:?}");
+            ensure!(report.outcome.got_bytes(), "no attack: {report:?}");
             outcomes.insert((labels[1].1, *vector), report.outcome);
         }
     }
@@ -182,34 +280,13 @@ fn outcomes(attackers: &Attackers) -> Result<BTreeMap<(&'static str, Vector), Ou
 
 /// The attempt was made, and came to nothing.
 fn refused(report: &Report) -> Result<()> {
-    if is_skipped(report) {
-        return Ok(());
-    }
     ensure!(report.outcome.is_genuine(), "the attack failed of itself: {report:?}");
     ensure!(!report.outcome.got_bytes(), "a byte got through: {report:?}");
     Ok(())
 }
 
-/// Skips a vector that this kernel can't make, aloud, and never in CI.
-fn is_skipped(report: &Report) -> bool {
-    let Outcome::Unsupported(why) = &report.outcome else { return false };
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "CI's kernel should have what {:?} needs: {why}",
-        report.vector
-    );
-    eprintln!("SKIPPED {:?}: {why}", report.vector);
-    true
-}
-
 /// Something was counted for these labels since `before`, and no attempt for anyone else.
-fn counted_as(
-    agent: &Agent,
-    before: &Metrics,
-    verdict: &str,
-    mode: &str,
-    who: [(&str, &str); 2],
-) -> Result<()> {
+fn counted_as(agent: &Agent, before: &Metrics, verdict: &str, mode: &str, who: Labels) -> Result<()> {
     let after = agent.metrics()?;
     let added = |name: &str, labels: &[(&str, &str)]| after.count(name, labels) - before.count(name, labels);
     let labels = [who[0], who[1], ("verdict", verdict), ("mode", mode), ("endpoint", "imds")];

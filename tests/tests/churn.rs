@@ -86,14 +86,19 @@ fn a_new_pod_is_named_when_its_cgroup_is_made() -> Result<()> {
     let mut agent = Agent::start(&node, POLICY)?;
     agent.wait_ready(READY)?;
     for number in 1..=3 {
-        let pod = node.pod(PodSpec { listed: false, ..PodSpec::new("shop", "trusted").on_host_network() })?;
-        let known = |count| {
-            let pods = agent.status().ok()?["pods"].as_array()?.len();
-            (pods == count).then_some(())
+        // The list alone makes no one look at the tree, and nobody makes an attempt.
+        let account = format!("newcomer-{number}");
+        let pod = node.pod(PodSpec::new("shop", &account).on_host_network())?;
+        agent.set_pods(&node)?;
+        let known = |accounts: &[&str]| {
+            agent.status().is_ok_and(|status| {
+                let pods = status["pods"].as_array().map_or(&[][..], Vec::as_slice);
+                pods.iter().map(|pod| &pod["service_account"]).eq(accounts)
+            })
         };
-        guard_tests::wait_for(SOON, &format!("the cgroup of pod {number} to be seen"), || known(1))?;
+        wait_until(SOON, &format!("{account} to be named"), || known(&[&account]))?;
         pod.delete()?;
-        guard_tests::wait_for(SOON, &format!("the cgroup of pod {number} to be missed"), || known(0))?;
+        wait_until(SOON, &format!("{account} to be missed"), || known(&[]))?;
     }
     agent.stop()
 }

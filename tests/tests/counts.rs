@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use guard_tests::attack::{Blow, Tally};
 use guard_tests::{Agent, Driver, Node, Place, PodHandle, PodSpec};
 
@@ -86,6 +86,64 @@ fn the_counts_of_a_deleted_pod_stay_with_its_service_account() -> Result<()> {
     let labels = [("namespace", "load"), ("service_account", "denied"), ("verdict", "deny")];
     ensure!(agent.metrics()?.count("imds_guard_attempts_total", &labels) == 2000);
     agent.stop()
+}
+
+#[test]
+fn what_is_gone_is_forgotten_and_its_counts_stay() -> Result<()> {
+    const PODS: usize = 20;
+    const ATTEMPTS: u64 = 50;
+    /// Half a minute of grace, and twice the quarter between two tidyings: a pod that no walk saw is noticed by one.
+    const FORGOTTEN: Duration = Duration::from_secs(90);
+    let node = Node::new(Driver::Cgroupfs)?;
+    let mut agent = Agent::start(&node, POLICY)?;
+    agent.wait_ready(READY)?;
+    let before = held(&agent)?;
+    let account = |number: usize| format!("denied-{number}");
+    let pods = (0..PODS)
+        .map(|number| node.pod(PodSpec::new("load", &account(number)).on_host_network()))
+        .collect::<Result<Vec<_>>>()?;
+    agent.set_pods(&node)?;
+    wait_named(&agent, PODS)?;
+    for pod in pods {
+        pod.hammer(Blow::Tcp, ATTEMPTS)?;
+        pod.delete()?;
+    }
+    // Here and gone, maybe between two walks.
+    let fleeting =
+        node.pod(PodSpec { listed: false, ..PodSpec::new("load", "fleeting").on_host_network() })?;
+    fleeting.hammer(Blow::Udp, ATTEMPTS)?;
+    fleeting.delete()?;
+    agent.set_pods(&node)?;
+
+    let during = held(&agent)?;
+    ensure!(during.rulings >= before.rulings + PODS as u64, "{before:?}, then {during:?}");
+    ensure!(during.counters > before.counters + PODS as u64, "{before:?}, then {during:?}");
+    guard_tests::wait_until(FORGOTTEN, "what is gone to be forgotten", || {
+        held(&agent).is_ok_and(|now| now == before)
+    })?;
+
+    let metrics = agent.metrics()?;
+    let counted = |account: &str| {
+        metrics.count("imds_guard_attempts_total", &[("service_account", account), ("verdict", "deny")])
+    };
+    for account in (0..PODS).map(account) {
+        ensure!(counted(&account) == ATTEMPTS, "{account}: {} of {ATTEMPTS}", counted(&account));
+    }
+    ensure!(counted("") == ATTEMPTS, "of the fleeting pod: {} of {ATTEMPTS}", counted(""));
+    agent.stop()
+}
+
+/// What the kernel holds for an agent.
+#[derive(Debug, PartialEq)]
+struct Held {
+    rulings: u64,
+    counters: u64,
+}
+
+fn held(agent: &Agent) -> Result<Held> {
+    let status = agent.status()?;
+    let number = |name: &str| status[name].as_u64().with_context(|| format!("/status has no {name}"));
+    Ok(Held { rulings: number("rulings")?, counters: number("counters")? })
 }
 
 /// One process by TCP and one by UDP in every pod, all at once.

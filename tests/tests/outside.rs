@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use guard_tests::simulator::{IMDS_V4, POD_IDENTITY_V4, POD_IDENTITY_V6};
-use guard_tests::{Agent, Driver, Node, Outcome, PodSpec, Vector, process::successful};
+use guard_tests::{Agent, Driver, Hook, Node, Outcome, PodSpec, Vector, process::successful};
 
 const DENY_ALL: &str = "version: 1\nenforce: all\nunidentified: deny\ndefault: { imds: deny }\n";
 const READY: Duration = Duration::from_secs(20);
@@ -63,10 +63,20 @@ fn the_pod_identity_endpoint_stays_open_to_a_pod_that_is_denied_imds() -> Result
 fn nothing_is_left_when_the_agent_ends() -> Result<()> {
     let node = Node::new(Driver::Cgroupfs)?;
     let pod = node.pod(PodSpec::new("shop", "cart"))?;
-    let mut agent = Agent::start(&node, DENY_ALL)?;
-    agent.wait_ready(READY)?;
-    ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes());
-    agent.stop()?;
-    ensure!(pod.attack(Vector::Tcp)?.outcome.got_bytes(), "the programs are detached");
+    let root = node.cgroup_mount().join(node.guarded_root());
+    let attached = || Hook::ALL.into_iter().map(|hook| hook.programs(&root)).collect::<Result<Vec<_>>>();
+    let before = attached()?;
+    for ending in [Agent::stop, Agent::kill] {
+        let mut agent = Agent::start(&node, DENY_ALL)?;
+        agent.wait_ready(READY)?;
+        for (hook, (before, during)) in Hook::ALL.iter().zip(before.iter().zip(attached()?)) {
+            ensure!(during.len() == before.len() + 1, "at {hook:?} {before:?} became {during:?}");
+        }
+        ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes());
+        ending(&mut agent)?;
+        let after = attached()?;
+        ensure!(after == before, "attached before: {before:?}, and after: {after:?}");
+        ensure!(pod.attack(Vector::Tcp)?.outcome.got_bytes(), "the programs are detached");
+    }
     Ok(())
 }

@@ -50,7 +50,10 @@ fn the_guarded_root_may_be_given_with_its_mount() -> Result<()> {
     agent.wait_ready(READY)?;
     ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes());
     let labels = [("service_account", "cart"), ("verdict", "deny")];
-    ensure!(agent.metrics()?.count("imds_guard_attempts_total", &labels) == 1, "the pod is known by its cgroup");
+    ensure!(
+        agent.metrics()?.count("imds_guard_attempts_total", &labels) == 1,
+        "the pod is known by its cgroup"
+    );
     agent.stop()
 }
 

@@ -360,7 +360,8 @@ impl State {
         self.metrics.lose(reason, count);
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&mut self) -> Status {
+        self.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.settings.node_name.clone(),

@@ -271,7 +271,8 @@ mod tests {
             pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": hash });
             pod
         };
-        let items = json!([mk_pod("a", "1", "n1"), mirror("b", "2"), mirror("c", "3"), mk_pod("d", "4", "n1")]);
+        let items =
+            json!([mk_pod("a", "1", "n1"), mirror("b", "2"), mirror("c", "3"), mk_pod("d", "4", "n1")]);
         let pods = parse(&json!({ "kind": "List", "items": items }), None).expect("valid");
         let names: Vec<_> = pods.iter().map(|pod| pod.name.as_str()).collect();
         assert_eq!(names, ["a", "d"]);

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::staged::pause;
 use super::{PATIENCE, Target};
 
 const PAYLOAD: &[u8] = b"anybody there?";
@@ -39,6 +40,13 @@ pub(super) fn many_at_once(target: &Target) -> io::Result<usize> {
     receive(&socket)
 }
 
+pub(super) fn preconnected(target: &Target) -> io::Result<usize> {
+    let socket = open(Domain::IPV4)?;
+    socket.connect(&target.v4().into())?;
+    pause()?;
+    send(&socket)
+}
+
 /// Opens a UDP socket whose every call ends within our patience.
 pub(super) fn open(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
@@ -49,6 +57,10 @@ pub(super) fn open(domain: Domain) -> io::Result<Socket> {
 
 fn connect_and_send(socket: &Socket, address: SocketAddr) -> io::Result<usize> {
     socket.connect(&address.into())?;
+    send(socket)
+}
+
+fn send(socket: &Socket) -> io::Result<usize> {
     socket.send(PAYLOAD)?;
     receive(socket)
 }

@@ -94,6 +94,8 @@ pub enum Vector {
     IcmpPing,
     /// An echo request through a raw socket.
     IcmpRaw,
+    /// The same over IPv6.
+    IcmpRawIpv6,
     /// A connect made by the kernel for `io_uring`.
     #[serde(rename = "io-uring-connect")]
     #[value(name = "io-uring-connect")]
@@ -102,6 +104,10 @@ pub enum Vector {
     ChildInSubCgroup,
     /// A connection that was open before the pause.
     Preconnected,
+    /// The same over IPv6.
+    PreconnectedIpv6,
+    /// A UDP socket that was connected before the pause, and sends after it.
+    PreconnectedUdp,
     /// A socket that was open before the pause, and is connected after it.
     PreopenedUnconnected,
     /// An unconnected socket that another process, of another pod maybe, made and handed over.
@@ -121,7 +127,10 @@ impl Vector {
 
     /// Whether it prints `ready` half-way and waits for a line.
     pub fn pauses(self) -> bool {
-        matches!(self, Self::Preconnected | Self::PreopenedUnconnected)
+        matches!(
+            self,
+            Self::Preconnected | Self::PreconnectedIpv6 | Self::PreconnectedUdp | Self::PreopenedUnconnected
+        )
     }
 
     /// Performs it, from wherever this process runs.
@@ -146,10 +155,13 @@ impl Vector {
             Self::RawHdrincl => packet::raw_with_ip_header(target).into(),
             Self::IcmpPing => packet::ping_socket(target).into(),
             Self::IcmpRaw => packet::raw_ping(target).into(),
+            Self::IcmpRawIpv6 => packet::raw_ping_ipv6(target).into(),
             Self::IoUringConnect => uring::connect(target).into(),
             Self::ChildInSubCgroup => handover::child_in_sub_cgroup(target)
                 .unwrap_or_else(|error| Outcome::Broken(error.to_string())),
             Self::Preconnected => stream::preconnected(target).into(),
+            Self::PreconnectedIpv6 => stream::preconnected_ipv6(target).into(),
+            Self::PreconnectedUdp => datagram::preconnected(target).into(),
             Self::PreopenedUnconnected => stream::preopened(target).into(),
             Self::ScmRights => handover::taken_socket(target).into(),
         };

@@ -1,5 +1,5 @@
 use std::io::{self, Read as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process;
 use std::time::Instant;
 
@@ -14,18 +14,20 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
 /// The protocol of raw sockets that send whole packets, `IPPROTO_RAW`.
 const WHOLE_PACKETS: i32 = 255;
 
 pub(super) fn raw_tcp(target: &Target) -> io::Result<usize> {
-    let socket = open(Type::RAW, Protocol::TCP)?;
+    let socket = open(Domain::IPV4, Type::RAW, Protocol::TCP)?;
     socket.send_to(&syn(own_address()?, target), &target.v4().into())?;
     await_syn_ack(&socket, target)
 }
 
 pub(super) fn raw_with_ip_header(target: &Target) -> io::Result<usize> {
-    let listener = open(Type::RAW, Protocol::TCP)?;
-    let sender = open(Type::RAW, Protocol::from(WHOLE_PACKETS))?;
+    let listener = open(Domain::IPV4, Type::RAW, Protocol::TCP)?;
+    let sender = open(Domain::IPV4, Type::RAW, Protocol::from(WHOLE_PACKETS))?;
     let source = own_address()?;
     let segment = syn(source, target);
     sender.send_to(&ip_packet(source, target.ipv4, &segment), &target.v4().into())?;
@@ -33,21 +35,33 @@ pub(super) fn raw_with_ip_header(target: &Target) -> io::Result<usize> {
 }
 
 pub(super) fn ping_socket(target: &Target) -> io::Result<usize> {
-    let socket = open(Type::DGRAM, Protocol::ICMPV4)?;
-    socket.send_to(&echo_request(), &target.v4().into())?;
+    let socket = open(Domain::IPV4, Type::DGRAM, Protocol::ICMPV4)?;
+    socket.send_to(&echo_request(ECHO_REQUEST), &target.v4().into())?;
     receive(&socket, |message| message.first() == Some(&ECHO_REPLY))
 }
 
 pub(super) fn raw_ping(target: &Target) -> io::Result<usize> {
-    let socket = open(Type::RAW, Protocol::ICMPV4)?;
-    socket.send_to(&echo_request(), &target.v4().into())?;
+    let socket = open(Domain::IPV4, Type::RAW, Protocol::ICMPV4)?;
+    socket.send_to(&echo_request(ECHO_REQUEST), &target.v4().into())?;
     receive(&socket, |packet| {
         is_from(packet, target.ipv4) && payload(packet).is_some_and(|icmp| icmp.first() == Some(&ECHO_REPLY))
     })
 }
 
-fn open(kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
+/// Here the kernel writes the checksum, and hands over what follows the IP header. Echoes to others in the same network
+/// come in as well: ours bears our mark.
+pub(super) fn raw_ping_ipv6(target: &Target) -> io::Result<usize> {
+    let socket = open(Domain::IPV6, Type::RAW, Protocol::ICMPV6)?;
+    let request = echo_request(ECHO_REQUEST_V6);
+    // The port of a raw IPv6 address is a protocol number.
+    socket.send_to(&request, &SocketAddr::from((target.ipv6, 0)).into())?;
+    receive(&socket, |message| {
+        message.first() == Some(&ECHO_REPLY_V6) && message.get(4..8) == request.get(4..8)
+    })
+}
+
+fn open(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(domain, kind, Some(protocol))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
@@ -109,9 +123,9 @@ fn ip_packet(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> Vec<u8>
     [header, segment.to_vec()].concat()
 }
 
-fn echo_request() -> Vec<u8> {
+fn echo_request(kind: u8) -> Vec<u8> {
     let mut message = vec![0; 16];
-    message[0] = ECHO_REQUEST;
+    message[0] = kind;
     message[4..8].copy_from_slice(&process::id().to_be_bytes());
     let sum = checksum(&message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());

@@ -61,10 +61,11 @@ pub(super) fn mptcp_fast_open(target: &Target) -> io::Result<usize> {
 }
 
 pub(super) fn preconnected(target: &Target) -> io::Result<usize> {
-    let socket = open(Domain::IPV4, Protocol::TCP)?;
-    socket.connect(&target.v4().into())?;
-    pause()?;
-    fetch(&socket)
+    connect_pause_and_fetch(&open(Domain::IPV4, Protocol::TCP)?, target.v4())
+}
+
+pub(super) fn preconnected_ipv6(target: &Target) -> io::Result<usize> {
+    connect_pause_and_fetch(&open(Domain::IPV6, Protocol::TCP)?, target.v6())
 }
 
 pub(super) fn preopened(target: &Target) -> io::Result<usize> {
@@ -83,6 +84,12 @@ pub(super) fn open(domain: Domain, protocol: Protocol) -> io::Result<Socket> {
 
 pub(super) fn connect_and_fetch(socket: &Socket, address: SocketAddr) -> io::Result<usize> {
     socket.connect(&address.into())?;
+    fetch(socket)
+}
+
+fn connect_pause_and_fetch(socket: &Socket, address: SocketAddr) -> io::Result<usize> {
+    socket.connect(&address.into())?;
+    pause()?;
     fetch(socket)
 }
 

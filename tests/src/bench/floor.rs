@@ -1,196 +1,20 @@
 //! The least that any program on these hooks can cost: programs of two instructions that let everything pass.
-//!
-//! They are loaded with the bare system call: no loader, no map, nothing that a guard could be better or worse at.
 
-use std::ffi::c_long;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-/// A hook at which the guard has a program as well, by the program's name there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hook {
-    Connect4,
-    Sendmsg4,
-    Egress,
-    SockCreate,
-}
+use crate::hook::{EmptyProgram, Hook};
 
 /// Empty programs at every hook of one cgroup. Dropping it detaches them.
 #[derive(Debug)]
 pub(super) struct Floor {
-    _links: Vec<OwnedFd>,
+    _programs: Vec<EmptyProgram>,
 }
 
 impl Floor {
     pub(super) fn attach(cgroup: &Path) -> Result<Self> {
-        let folder = open(cgroup)?;
-        let link = |hook| attach_empty(&folder, hook).with_context(|| format!("attach an empty {hook:?}"));
-        Ok(Self { _links: Hook::ALL.map(link).into_iter().collect::<Result<_>>()? })
+        let programs = Hook::ALL.map(|hook| hook.attach_empty(cgroup));
+        Ok(Self { _programs: programs.into_iter().collect::<Result<_>>()? })
     }
-}
-
-impl Hook {
-    pub(super) const ALL: [Self; 4] = [Self::Connect4, Self::Sendmsg4, Self::Egress, Self::SockCreate];
-
-    /// How many programs the kernel runs at this hook for sockets of a cgroup, those attached above it included.
-    pub(super) fn programs(self, cgroup: &Path) -> Result<u32> {
-        let folder = open(cgroup)?;
-        let mut query = Query {
-            target_fd: descriptor(folder.as_raw_fd()),
-            attach_type: self.attach_type(),
-            flags: BPF_F_QUERY_EFFECTIVE,
-            ..Query::default()
-        };
-        bpf(BPF_PROG_QUERY, &mut query)
-            .with_context(|| format!("ask for the programs at {self:?} of {}", cgroup.display()))?;
-        Ok(query.program_count)
-    }
-
-    /// `enum bpf_prog_type`.
-    fn program_type(self) -> u32 {
-        match self {
-            Self::Egress => 8,
-            Self::SockCreate => 9,
-            Self::Connect4 | Self::Sendmsg4 => 18,
-        }
-    }
-
-    /// `enum bpf_attach_type`.
-    fn attach_type(self) -> u32 {
-        match self {
-            Self::Egress => 1,
-            Self::SockCreate => 2,
-            Self::Connect4 => 10,
-            Self::Sendmsg4 => 14,
-        }
-    }
-}
-
-// `enum bpf_cmd` and the flags that are used here.
-const BPF_PROG_LOAD: c_long = 5;
-const BPF_PROG_QUERY: c_long = 16;
-const BPF_LINK_CREATE: c_long = 28;
-const BPF_F_QUERY_EFFECTIVE: u32 = 1;
-
-/// `struct bpf_insn`.
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// `r0 = 1; exit`: everything passes.
-static PASS: [Instruction; 2] = [
-    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 1 },
-    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
-];
-
-/// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs.
-#[derive(Default)]
-#[repr(C)]
-struct Load {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface: u32,
-    expected_attach_type: u32,
-}
-
-/// The part of `union bpf_attr` that `BPF_LINK_CREATE` needs.
-#[repr(C)]
-struct Link {
-    program_fd: u32,
-    target_fd: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-/// The part of `union bpf_attr` that `BPF_PROG_QUERY` needs.
-#[derive(Default)]
-#[repr(C)]
-struct Query {
-    target_fd: u32,
-    attach_type: u32,
-    flags: u32,
-    attach_flags: u32,
-    program_ids: u64,
-    program_count: u32,
-    reserved: u32,
-}
-
-/// What the kernel reads and writes as a `union bpf_attr`.
-///
-/// # Safety
-/// Its layout is the kernel's, without padding, and what it points to lives as long as it does.
-#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-unsafe trait Attribute {}
-
-#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-// SAFETY: laid out as in linux/bpf.h; its pointers are to constants.
-unsafe impl Attribute for Load {}
-
-#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-// SAFETY: laid out as in linux/bpf.h; no pointers.
-unsafe impl Attribute for Link {}
-
-#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-// SAFETY: laid out as in linux/bpf.h; the pointer stays null, which asks for the count alone.
-unsafe impl Attribute for Query {}
-
-fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
-    let mut load = Load {
-        program_type: hook.program_type(),
-        instruction_count: 2,
-        instructions: (&raw const PASS).addr() as u64,
-        license: c"Dual MIT/GPL".as_ptr().addr() as u64,
-        name: *b"floor\0\0\0\0\0\0\0\0\0\0\0",
-        expected_attach_type: hook.attach_type(),
-        ..Load::default()
-    };
-    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?);
-    let mut link = Link {
-        program_fd: descriptor(program.as_raw_fd()),
-        target_fd: descriptor(cgroup.as_raw_fd()),
-        attach_type: hook.attach_type(),
-        flags: 0,
-    };
-    bpf(BPF_LINK_CREATE, &mut link).map(owned)
-}
-
-#[expect(unsafe_code, reason = "a bare system call")]
-fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads and writes `size_of::<A>()` bytes that `attribute` owns, and what they point to is as
-    // `Attribute` promises.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(RawFd::try_from(result).expect("bpf(2) returns an int"))
-}
-
-#[expect(unsafe_code, reason = "a descriptor out of a bare system call")]
-fn owned(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made it for us, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
-
-fn descriptor(raw: RawFd) -> u32 {
-    u32::try_from(raw).expect("an open descriptor is not negative")
-}
-
-fn open(cgroup: &Path) -> Result<File> {
-    File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))
 }

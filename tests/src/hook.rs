@@ -1,0 +1,205 @@
+//! The hooks at which the guard has programs, as the bare system call sees them: what is attached, and how to attach
+//! a program that does nothing. No loader, no map: it knows nothing of the guard but where it stands.
+
+use std::ffi::c_long;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// A hook, by the name of the guard's program there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
+    Egress,
+    SockCreate,
+}
+
+/// An empty program at a hook. Dropping it detaches it.
+#[derive(Debug)]
+pub(crate) struct EmptyProgram {
+    _link: OwnedFd,
+}
+
+impl Hook {
+    /// Every hook that the guard uses.
+    pub const ALL: [Self; 6] =
+        [Self::Connect4, Self::Connect6, Self::Sendmsg4, Self::Sendmsg6, Self::Egress, Self::SockCreate];
+
+    /// The ids of the programs that the kernel runs here for sockets of a cgroup, those attached above it included.
+    pub fn programs(self, cgroup: &Path) -> Result<Vec<u32>> {
+        let folder = open(cgroup)?;
+        let mut ids = [0_u32; MOST_PROGRAMS as usize];
+        let mut query = Query {
+            target_fd: descriptor(folder.as_raw_fd()),
+            attach_type: self.attach_type(),
+            flags: BPF_F_QUERY_EFFECTIVE,
+            program_ids: (&raw mut ids).expose_provenance() as u64,
+            program_count: MOST_PROGRAMS,
+            ..Query::default()
+        };
+        bpf(BPF_PROG_QUERY, &mut query)
+            .with_context(|| format!("ask for the programs at {self:?} of {}", cgroup.display()))?;
+        Ok(ids[..query.program_count as usize].to_vec())
+    }
+
+    /// Attaches the least that a program here can be: two instructions that let everything pass.
+    pub(crate) fn attach_empty(self, cgroup: &Path) -> Result<EmptyProgram> {
+        let link = attach_empty(&open(cgroup)?, self);
+        Ok(EmptyProgram { _link: link.with_context(|| format!("attach an empty {self:?}"))? })
+    }
+
+    /// `enum bpf_prog_type`.
+    fn program_type(self) -> u32 {
+        match self {
+            Self::Egress => 8,
+            Self::SockCreate => 9,
+            Self::Connect4 | Self::Connect6 | Self::Sendmsg4 | Self::Sendmsg6 => 18,
+        }
+    }
+
+    /// `enum bpf_attach_type`.
+    fn attach_type(self) -> u32 {
+        match self {
+            Self::Egress => 1,
+            Self::SockCreate => 2,
+            Self::Connect4 => 10,
+            Self::Connect6 => 11,
+            Self::Sendmsg4 => 14,
+            Self::Sendmsg6 => 15,
+        }
+    }
+}
+
+/// More than the kernel lets stand at one hook of one cgroup (`BPF_CGROUP_MAX_PROGS`), and not all above it have any.
+const MOST_PROGRAMS: u32 = 64;
+
+// `enum bpf_cmd` and the flags that are used here.
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_QUERY: c_long = 16;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+
+/// `struct bpf_insn`.
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// `r0 = 1; exit`: everything passes.
+static PASS: [Instruction; 2] = [
+    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 1 },
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+];
+
+/// The part of `union bpf_attr` that `BPF_PROG_LOAD` needs.
+#[derive(Default)]
+#[repr(C)]
+struct Load {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    expected_attach_type: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` needs.
+#[repr(C)]
+struct Link {
+    program_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_QUERY` needs.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    program_count: u32,
+    reserved: u32,
+}
+
+/// What the kernel reads and writes as a `union bpf_attr`.
+///
+/// # Safety
+/// Its layout is the kernel's, without padding, and what it points to lives as long as it does.
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+unsafe trait Attribute {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; its pointers are to constants.
+unsafe impl Attribute for Load {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; no pointers.
+unsafe impl Attribute for Link {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; its pointer is to the caller's array of as many ids as it says.
+unsafe impl Attribute for Query {}
+
+fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
+    let mut load = Load {
+        program_type: hook.program_type(),
+        instruction_count: 2,
+        instructions: (&raw const PASS).addr() as u64,
+        license: c"Dual MIT/GPL".as_ptr().addr() as u64,
+        name: *b"floor\0\0\0\0\0\0\0\0\0\0\0",
+        expected_attach_type: hook.attach_type(),
+        ..Load::default()
+    };
+    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?);
+    let mut link = Link {
+        program_fd: descriptor(program.as_raw_fd()),
+        target_fd: descriptor(cgroup.as_raw_fd()),
+        attach_type: hook.attach_type(),
+        flags: 0,
+    };
+    bpf(BPF_LINK_CREATE, &mut link).map(owned)
+}
+
+#[expect(unsafe_code, reason = "a bare system call")]
+fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads and writes `size_of::<A>()` bytes that `attribute` owns, and what they point to is as
+    // `Attribute` promises.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).expect("bpf(2) returns an int"))
+}
+
+#[expect(unsafe_code, reason = "a descriptor out of a bare system call")]
+fn owned(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn descriptor(raw: RawFd) -> u32 {
+    u32::try_from(raw).expect("an open descriptor is not negative")
+}
+
+fn open(cgroup: &Path) -> Result<File> {
+    File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))
+}
