@@ -76,7 +76,7 @@ impl Hook {
     }
 }
 
-/// More than the kernel lets stand at one hook of one cgroup (`BPF_CGROUP_MAX_PROGS`), and not all above it have any.
+/// As many as the kernel lets stand at one hook of one cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MOST_PROGRAMS: u32 = 64;
 
 // `enum bpf_cmd` and the flags that are used here.

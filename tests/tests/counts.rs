@@ -92,7 +92,7 @@ fn the_counts_of_a_deleted_pod_stay_with_its_service_account() -> Result<()> {
 fn what_is_gone_is_forgotten_and_its_counts_stay() -> Result<()> {
     const PODS: usize = 20;
     const ATTEMPTS: u64 = 50;
-    /// Half a minute of grace, and twice the quarter between two tidyings: a pod that no walk saw is noticed by one.
+    /// The agent gives what is gone 30 s, and tidies every 15 s: 45 s, and as long again for a slow machine.
     const FORGOTTEN: Duration = Duration::from_secs(90);
     let node = Node::new(Driver::Cgroupfs)?;
     let mut agent = Agent::start(&node, POLICY)?;
