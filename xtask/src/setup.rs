@@ -109,7 +109,8 @@ fn debian_linker(rustc: &Path) -> Result<PathBuf> {
         return Ok(linker);
     }
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
-    if !prefix.join("bin/llvm-config").is_file() {
+    // The package without headers has llvm-config too, and nothing to link with.
+    if !prefix.join("include/llvm").is_dir() {
         apt_install(&[&format!("llvm-{llvm}-dev")], "LLVM, for the kernel programs' linker")?;
     }
     let mut install = Command::new(cargo_path());
