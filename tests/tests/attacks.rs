@@ -300,3 +300,35 @@ fn counted_as(agent: &Agent, before: &Metrics, verdict: &str, mode: &str, who: L
     ensure!(others == 0, "{others} attempts are not counted for {labels:?}");
     Ok(())
 }
+
+#[test]
+fn an_event_says_who_asked_for_what() -> Result<()> {
+    let node = Node::new(Driver::Systemd)?;
+    let pod = node.pod(PodSpec::new("shop", "cart"))?;
+    let mut agent = Agent::start(&node, ENFORCE)?;
+    agent.wait_ready(READY)?;
+    refused(&pod.attack(Vector::TcpMapped)?)?;
+    let event = guard_tests::wait_for(READY, "the event", || agent.events().ok()?.into_iter().next())?;
+    for (field, expected) in [
+        ("event.name", "imds_guard.attempt"),
+        ("k8s.namespace.name", "shop"),
+        ("imds_guard.service_account", "cart"),
+        ("k8s.pod.uid", pod.uid()),
+        ("process.executable.name", "guard-attack"),
+        ("server.address", "169.254.169.254"),
+        ("network.transport", "tcp"),
+        ("imds_guard.endpoint", "imds"),
+        ("imds_guard.verdict", "deny"),
+        ("imds_guard.mode", "enforce"),
+        ("imds_guard.rule", "default"),
+        ("imds_guard.hook", "connect6"),
+    ] {
+        ensure!(event[field] == expected, "{field} is {}, not {expected}", event[field]);
+    }
+    // The container's id stands in its cgroup's name, and its name in the list.
+    let cgroup = pod.cgroup().to_string_lossy();
+    ensure!(event["container.id"].as_str().is_some_and(|id| cgroup.contains(id)), "{event}");
+    ensure!(event["k8s.container.name"].is_string(), "{event}");
+    ensure!(event["server.port"] == 80 && event["process.pid"].is_u64(), "{event}");
+    agent.stop()
+}
