@@ -1,10 +1,10 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use comfy_table::{Cell, Color};
 
 use self::finding::{Finding, State, judge};
-use super::style;
+use super::{host::Host, style};
 use crate::{endpoints::Endpoints, kernel::probe::Facts};
 
 pub(super) mod finding;
@@ -14,18 +14,8 @@ pub(super) mod finding;
 /// The exit code is 1 when something is missing that the guard can't do without.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
-    /// The cgroup v2 mount. Left out: found in /proc/self/mountinfo
-    #[arg(long, value_name = "PATH")]
-    cgroup_mount: Option<PathBuf>,
-
-    /// The cgroup under which all pods live, relative to the mount. Left out: `kubepods`, `kubepods.slice` or the like
-    /// is looked for
-    #[arg(long, value_name = "PATH")]
-    guarded_root: Option<PathBuf>,
-
-    /// A further endpoint to guard, or a further address of one: NAME=ADDRESS[,ADDRESS…]. Can be given again
-    #[arg(long, value_name = "ENDPOINT")]
-    endpoint: Vec<String>,
+    #[command(flatten)]
+    host: Host,
 
     /// Print JSON
     #[arg(long)]
@@ -34,8 +24,8 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let endpoints = Endpoints::with(&self.endpoint)?;
-        let facts = Facts::probe(self.cgroup_mount.as_deref(), self.guarded_root.as_deref());
+        let endpoints = Endpoints::with(&self.host.endpoint)?;
+        let facts = Facts::probe(self.host.cgroup_mount.as_deref(), self.host.guarded_root.as_deref());
         let findings = judge(&facts, &endpoints);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&findings)?);

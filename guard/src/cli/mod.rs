@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod doctor;
 mod explain;
+mod host;
 mod run;
 mod status;
 mod style;

@@ -14,12 +14,14 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::doctor::finding::{Finding, State, judge};
+use super::{
+    doctor::finding::{Finding, State, judge},
+    host::Host,
+};
 use crate::{
     agent::{self, Settings},
     endpoints::Endpoints,
     kernel::probe::Facts,
-    pods,
 };
 
 /// Guard this node: attach the kernel programs, decide by the policy, and tell who asked.
@@ -41,18 +43,8 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
 
-    /// The cgroup v2 mount. Left out: found in /proc/self/mountinfo
-    #[arg(long, value_name = "PATH")]
-    cgroup_mount: Option<PathBuf>,
-
-    /// The cgroup under which all pods live, relative to the mount. Left out: `kubepods`, `kubepods.slice` or the like
-    /// is looked for, and waited for
-    #[arg(long, value_name = "PATH")]
-    guarded_root: Option<PathBuf>,
-
-    /// A further endpoint to guard, or a further address of one: NAME=ADDRESS[,ADDRESS…]. Can be given again
-    #[arg(long, value_name = "ENDPOINT")]
-    endpoint: Vec<String>,
+    #[command(flatten)]
+    host: Host,
 
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -91,16 +83,17 @@ impl Run {
     }
 
     fn settings(self) -> anyhow::Result<Settings> {
-        let cgroup_mount = match self.cgroup_mount {
-            Some(mount) => mount,
-            None => cgroup_mount()?,
-        };
-        let endpoints = Endpoints::with(&self.endpoint)?;
-        let facts = Facts::probe(Some(&cgroup_mount), self.guarded_root.as_deref());
+        let Host { cgroup_mount, guarded_root, endpoint } = self.host;
+        let endpoints = Endpoints::with(&endpoint)?;
+        let facts = Facts::probe(cgroup_mount.as_deref(), guarded_root.as_deref());
+        let degraded = degraded(&judge(&facts, &endpoints));
+        let mount = facts.cgroup_mount.context(
+            "cgroup v2 is not mounted: name its mount with --cgroup-mount, or see `imds-guard doctor`",
+        )?;
         Ok(Settings {
-            degraded: degraded(&judge(&facts, &endpoints)),
-            cgroup_mount,
-            guarded_root: self.guarded_root,
+            degraded,
+            cgroup_mount: mount.path,
+            guarded_root,
             policy: self.policy,
             pods_from: self.pods_from,
             node_name: self.node_name,
@@ -110,13 +103,6 @@ impl Run {
             socket: self.socket,
         })
     }
-}
-
-/// Finds the cgroup v2 mount.
-fn cgroup_mount() -> anyhow::Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    pods::find_cgroup2_mount(&mounts)
-        .context("cgroup v2 is not mounted: name its mount with --cgroup-mount, or see `imds-guard doctor`")
 }
 
 /// Says what this host lacks, once, and names it for the metric.

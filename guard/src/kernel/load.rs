@@ -11,13 +11,13 @@ use aya::{
     maps::{HashMap, MapError},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
-        ProgramType, RawTracePoint,
+        RawTracePoint,
     },
-    sys::{BpfHelper, is_helper_supported},
 };
 use guard_common::{Address, CgroupId, EndpointId};
 use nix::sys::resource::{Resource, setrlimit};
 
+use super::probe::{self, Support};
 use crate::endpoints::Endpoints;
 
 /// The kernel programs, built by build.rs.
@@ -105,7 +105,7 @@ impl GuardedRoot {
 /// Loads the object for one guarded root: all maps made, no program attached, the endpoints filled in.
 pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, LoadError> {
     raise_locked_memory();
-    let has_set_retval = u8::from(has_set_retval());
+    let has_set_retval = u8::from(probe::set_retval() == Support::Yes);
     let addresses = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.addresses);
     let endpoint_bits = addresses.fold(0_u64, |bits, address| bits | Address::from(*address).bit());
     let mut ebpf = EbpfLoader::new()
@@ -196,9 +196,4 @@ fn raise_locked_memory() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
         tracing::debug!(%error, "the limit of locked memory stays");
     }
-}
-
-/// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.
-fn has_set_retval() -> bool {
-    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }

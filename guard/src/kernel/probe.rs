@@ -145,10 +145,7 @@ impl Facts {
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             bpffs: is_file_system(Path::new(BPFFS), BPF_FS_MAGIC),
             capabilities: effective_capabilities(&read("/proc/self/status")),
-            set_retval: support(is_helper_supported(
-                ProgramType::CgroupSockAddr,
-                BpfHelper::BPF_FUNC_set_retval,
-            )),
+            set_retval: set_retval(),
             ring_buffer: support(is_map_supported(MapType::RingBuf)),
             socket_storage: support(is_map_supported(MapType::SkStorage)),
             attachments: attachments.map_err(|error| error.to_string()),
@@ -156,6 +153,11 @@ impl Facts {
             cgroup_mount,
         }
     }
+}
+
+/// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.
+pub(super) fn set_retval() -> Support {
+    support(is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval))
 }
 
 /// The text of a file in /proc. All of them exist wherever an agent can run; a missing one tells nothing.
