@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use guard_common::{CgroupId, MAX_ENDPOINTS, Mode, PodEntry, RuleId, Ruling, Verdict};
 use jiff::civil::Date;
 
-use crate::{endpoints::Endpoints, pods::Index, policy::Policy, workload::Workload};
+use crate::{
+    endpoints::Endpoints,
+    pods::Index,
+    policy::{Policy, RuleName},
+    workload::Workload,
+};
 
 /// What the map `PODS` holds, or should hold.
 pub type Entries = BTreeMap<CgroupId, PodEntry>;
@@ -50,11 +55,13 @@ impl Default for RuleNames {
 }
 
 /// What the kernel should hold: a ruling for every pod that has a name, and a mark for every QoS class. A pod whose
-/// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it.
+/// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it. The agent's `own` pod may do
+/// everything, whatever the policy says.
 pub fn desired(
     policy: &Policy,
     endpoints: &Endpoints,
     index: &Index,
+    own: Option<CgroupId>,
     rules: &mut RuleNames,
     today: Date,
 ) -> Entries {
@@ -64,6 +71,10 @@ pub fn desired(
     }
     for (cgroup, pod) in index.named() {
         entries.insert(cgroup, entry(policy, endpoints, &pod.workload, rules, today));
+    }
+    if let Some(own) = own {
+        let allow = Ruling::new(Verdict::Allow, Mode::Enforce, rules.id(RuleName::SELF.as_str()));
+        entries.insert(own, PodEntry::pod([allow; MAX_ENDPOINTS]));
     }
     entries
 }

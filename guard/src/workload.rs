@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Labels of a Kubernetes object.
 pub type Labels = BTreeMap<String, String>;
 
 /// What the policy may know of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     pub namespace: String,
     pub namespace_labels: Labels,

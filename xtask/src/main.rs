@@ -1,9 +1,11 @@
 //! The chores of imds-guard. `cargo xtask --help` lists them.
 
+mod cluster;
+mod image;
 mod run;
 mod setup;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -28,6 +30,11 @@ enum Chore {
     },
     /// Measure what the guard costs
     Bench { what: Bench },
+    /// Keep a real Kubernetes cluster of one private node, and run the tests that need it
+    #[command(subcommand)]
+    Cluster(cluster::Task),
+    /// Build the agent for its container image, and lay out the image's root file system in a folder
+    Image { folder: PathBuf },
     /// Check format, lints and warnings, the kernel programs' too
     Lint,
 }
@@ -77,6 +84,11 @@ impl Chore {
                 run::need_root(&format!("bench {}", what.name()))?;
                 setup::run()?;
                 run::bench(what.name())
+            }
+            Self::Cluster(task) => task.run(),
+            Self::Image { folder } => {
+                setup::compiler()?;
+                image::lay_out(&folder)
             }
             Self::Lint => {
                 setup::run()?;

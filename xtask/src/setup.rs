@@ -40,16 +40,22 @@ struct Toolchain {
 
 pub(crate) fn run() -> Result<()> {
     let started = Instant::now();
-    let toolchain = toolchain()?;
-    toolchain.write_down()?;
-    step("kernel compiler", &format!("{} ({})", toolchain.rustc.display(), toolchain.origin));
-    step("kernel linker", &toolchain.linker.display().to_string());
+    compiler()?;
     tools()?;
     step("ready", &format!("in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }
 
-fn step(what: &str, found: &str) {
+/// What builds the agent, whether it runs on this machine or not.
+pub(crate) fn compiler() -> Result<()> {
+    let toolchain = toolchain()?;
+    toolchain.write_down()?;
+    step("kernel compiler", &format!("{} ({})", toolchain.rustc.display(), toolchain.origin));
+    step("kernel linker", &toolchain.linker.display().to_string());
+    Ok(())
+}
+
+pub(crate) fn step(what: &str, found: &str) {
     println!("setup  {what:16} {found}");
 }
 
@@ -151,7 +157,7 @@ fn tools() -> Result<()> {
     Ok(())
 }
 
-fn apt_install(packages: &[&str], why: &str) -> Result<()> {
+pub(crate) fn apt_install(packages: &[&str], why: &str) -> Result<()> {
     let names = packages.join(" ");
     if on_path("apt-get").is_none() {
         bail!("{why} is needed, and this is no Debian: install what its packages {names} have");
@@ -177,7 +183,7 @@ fn apt_install(packages: &[&str], why: &str) -> Result<()> {
 }
 
 /// Runs a long command behind a progress line; what it printed is shown only if it fails.
-fn quietly(what: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     let bar = ProgressBar::new_spinner().with_message(what.to_owned()).with_style(
         ProgressStyle::with_template("setup  {spinner} {msg} ({elapsed})").expect("a valid template"),
     );
@@ -219,7 +225,7 @@ impl Toolchain {
 }
 
 /// Where things are kept that only cost time to make again. Must say the same as `cache()` in guard/build.rs.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let from = |name: &str| env::var_os(name).map(PathBuf::from);
     let cache = from("IMDS_GUARD_CACHE")
         .or_else(|| from("XDG_CACHE_HOME").map(|folder| folder.join("imds-guard")))
@@ -234,11 +240,11 @@ fn sysroot(rustc: &Path) -> Option<PathBuf> {
 }
 
 /// What a command prints, if it ends well.
-fn output(command: &mut Command) -> Option<String> {
+pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
 }

@@ -4,11 +4,21 @@
 //! Policy, pods and cgroups come in as bells ("look again"); whatever rings, the agent reads, computes what the kernel
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
+mod cluster;
+mod policy;
 mod state;
 mod status;
+mod voice;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use guard_common::Verdict;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -21,16 +31,20 @@ use crate::{
     changes::Changes,
     endpoints::Endpoints,
     kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError},
-    pods, policy,
+    kubernetes::{ConnectError, ObjectName},
+    memory::Memory,
+    pods,
     sinks::{
         api::{self, Query},
         log::EventLog,
         metrics::{EventLoss, Metrics},
     },
 };
+use cluster::Cluster;
+use policy::PolicyInForce;
 use state::State;
 
-pub use status::{PodStatus, PolicyStatus, RulingStatus, Status};
+pub use status::{Explained, PodStatus, PolicyStatus, RulingStatus, Status};
 
 /// What the agent is told at its start.
 #[derive(Clone, Debug)]
@@ -40,8 +54,10 @@ pub struct Settings {
     /// The guarded root, relative to the mount. Left out: it is looked for, and waited for.
     pub guarded_root: Option<PathBuf>,
     pub policy: PathBuf,
-    pub pods_from: PathBuf,
+    pub pods_from: PodsFrom,
     pub node_name: Option<String>,
+    /// What is remembered from one start to the next; none: nothing.
+    pub state_folder: Option<PathBuf>,
     pub endpoints: Endpoints,
     pub events: PathBuf,
     pub listen: SocketAddr,
@@ -50,11 +66,22 @@ pub struct Settings {
     pub degraded: Vec<&'static str>,
 }
 
+/// Where the pods of this node are listed.
+#[derive(Clone, Debug)]
+pub enum PodsFrom {
+    /// In a file, as kubectl prints it.
+    File(PathBuf),
+    /// At the API server, which may also have the object that the policy's files are a copy of.
+    ApiServer { node: String, policy: Option<ObjectName> },
+}
+
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error(transparent)]
-    PolicyRead(#[from] policy::ReadError),
+    PolicyRead(#[from] crate::policy::ReadError),
+    #[error(transparent)]
+    ApiServer(#[from] ConnectError),
     #[error("the policy {path} is not accepted:\n\n{problems}")]
     PolicyRefused { path: PathBuf, problems: String },
     #[error("look for the guarded root below {mount}")]
@@ -108,13 +135,15 @@ const EVENT_QUEUE: usize = 1024;
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
     tokio::pin!(shutdown);
     let metrics = Metrics::new()?;
-    let policy = state::first_policy(&settings)?;
+    let memory = open_memory(&settings);
+    let policy = PolicyInForce::first(&settings.policy, &settings.endpoints, memory.clone())?;
     let log = EventLog::open(&settings.events)
         .map_err(|source| AgentError::EventLog { path: settings.events.clone(), source })?;
     let (queries_sender, mut queries) = mpsc::channel(16);
     let (events_sender, _) = broadcast::channel(EVENT_QUEUE);
     let api = api::Agent { queries: queries_sender, events: events_sender.clone() };
     let listen = serve(&settings, api).await?;
+    let mut cluster = Cluster::join(&settings, &metrics).await?;
 
     let root = select! {
         root = find_root(&settings) => root?,
@@ -129,11 +158,16 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy);
-    let mut pod_changes = Changes::of(&settings.pods_from);
-    let mut state = State::new(settings, listen, kernel, counters, metrics, policy);
+    let mut pod_changes = match &settings.pods_from {
+        PodsFrom::File(list) => Some(Changes::of(list)),
+        PodsFrom::ApiServer { .. } => None,
+    };
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     let mut bell = state.hear(bell);
     state.reload_policy();
     state.reload_pods();
+    cluster.first_list(&mut state).await;
+    state.find_own_pod();
     state.walk()?;
     state.seal()?;
     tracing::info!(
@@ -144,11 +178,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut next_walk = Instant::now() + WALK_INTERVAL;
     let mut last_walk = Instant::now();
     loop {
+        cluster.lift_startup_taint(&state);
         let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
         select! {
             () = &mut shutdown => break,
             () = policy_changes.next() => state.reload_policy(),
-            () = pod_changes.next() => state.reload_pods(),
+            () = change(&mut pod_changes) => state.reload_pods(),
+            news = cluster.news() => state.hear_news(news),
             rang = ring(&mut bell) => match rang {
                 Ok(()) => next_walk = next_walk.min(soon(last_walk)),
                 Err(error) => {
@@ -163,7 +199,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 next_walk = last_walk + WALK_INTERVAL;
             }
             () = sleep_until(state.next_tidying()) => state.tidy(),
+            () = speak(state.voice.speak_at()) => state.speak(),
             unreadable = events.drain(|event| {
+                if event.verdict() == Verdict::Deny {
+                    state.voice.soon();
+                }
                 let attempt = state.attribute(&event);
                 if !state.knows(&event) {
                     next_walk = next_walk.min(soon(last_walk));
@@ -184,26 +224,52 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 Query::Status(reply) => {
                     drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
                 }
-                Query::Ready(reply) => drop(reply.send(Ok(()))),
+                Query::Ready(reply) => drop(reply.send(state.check())),
+                Query::Explain { pod, reply } => {
+                    let explained = state.explain(&pod);
+                    let text = explained.map(|it| serde_json::to_string(&it).expect("plain data"));
+                    drop(reply.send(text));
+                }
             },
         }
     }
+    state.save_pods();
     log.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
+}
+
+/// What is remembered. An agent that can't remember guards all the same.
+fn open_memory(settings: &Settings) -> Option<Memory> {
+    let folder = settings.state_folder.as_ref()?;
+    Memory::open(folder)
+        .inspect_err(|error| tracing::warn!(error = chain(error), "nothing is remembered for the next start"))
+        .ok()
 }
 
 /// Opens both doors of the API and tells the address of the first.
 async fn serve(settings: &Settings, api: api::Agent) -> Result<SocketAddr, AgentError> {
     let address = settings.listen;
     let failed = |source| AgentError::Listen { address, source };
-    let tcp = TcpListener::bind(address).await.map_err(failed)?;
+    let tcp = bind(address).await.map_err(failed)?;
     let listen = tcp.local_addr().map_err(failed)?;
     let unix = api::listen_unix(&settings.socket)
         .map_err(|source| AgentError::Socket { path: settings.socket.clone(), source })?;
     tokio::task::spawn_local(api::serve_tcp(tcp, api.clone()));
     tokio::task::spawn_local(api::serve_unix(unix, api));
     Ok(listen)
+}
+
+/// Binds to an address. `[::]` means every address, on a host without IPv6 too.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error)
+            if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
 }
 
 /// The guarded root, once it is there: the kubelet may not have made it yet.
@@ -233,7 +299,7 @@ async fn unready(queries: &mut mpsc::Receiver<Query>) {
         match query {
             Query::Ready(reply) => drop(reply.send(Err("waiting for the guarded root".to_owned()))),
             // Dropping the reply says that there is no answer yet.
-            Query::Metrics(_) | Query::Status(_) => {}
+            Query::Metrics(_) | Query::Status(_) | Query::Explain { .. } => {}
         }
     }
 }
@@ -242,6 +308,22 @@ async fn unready(queries: &mut mpsc::Receiver<Query>) {
 async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
     match bell {
         Some(bell) => bell.rang().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change of the list of pods; without one, for ever.
+async fn change(list: &mut Option<Changes>) {
+    match list {
+        Some(list) => list.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until there is something to say.
+async fn speak(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -9,20 +9,22 @@ use std::{
 };
 
 use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry};
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
 use super::{
-    AgentError, Settings, WALK_INTERVAL, boot_time, chain,
-    status::{PodStatus, PolicyStatus, RulingStatus, Status},
+    AgentError, PodsFrom, Settings, WALK_INTERVAL, boot_time, chain,
+    policy::{Change, PolicyInForce, today},
+    voice::Voice,
 };
 use crate::{
     account::Account,
     attempt::{Attempt, Attribution},
     changes::Version,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
+    kubernetes::News,
+    memory::Memory,
     pods::{self, Identity, Index},
-    policy::{self, Policy},
     reconcile::{self, Entries, RuleNames, Step},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
 };
@@ -34,48 +36,36 @@ const GRACE: Duration = Duration::from_secs(30);
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
 pub(super) struct State {
-    settings: Settings,
-    listen: SocketAddr,
-    kernel: Kernel,
-    counters: Counters,
-    metrics: Metrics,
-    account: Account,
-    policy: Policy,
-    /// Why the policy as it stands now was refused, if it was.
-    refused: Option<String>,
-    rules: RuleNames,
-    index: Index,
+    pub(super) settings: Settings,
+    pub(super) listen: SocketAddr,
+    pub(super) kernel: Kernel,
+    pub(super) counters: Counters,
+    pub(super) metrics: Metrics,
+    pub(super) account: Account,
+    pub(super) policy: PolicyInForce,
+    pub(super) rules: RuleNames,
+    pub(super) index: Index,
+    /// The cgroup of the agent's own pod, if it runs in one.
+    pub(super) own: Option<CgroupId>,
+    /// The pods that were there when the programs were attached.
+    pub(super) unguarded: BTreeSet<CgroupId>,
+    pub(super) memory: Option<Memory>,
+    /// Whether the API server has told this node's pods.
+    listed: bool,
+    /// Whether there are pods that are not in the memory yet.
+    pub(super) unsaved: bool,
+    pub(super) voice: Voice,
     /// Which version of the list of pods is in the index.
-    pods_version: Option<Version>,
-    applied: Entries,
+    pub(super) pods_version: Option<Version>,
+    pub(super) applied: Entries,
     /// The ruling for pods that have no name, as it was written.
-    unidentified: Option<PodEntry>,
+    pub(super) unidentified: Option<PodEntry>,
     /// The day for which `applied` was computed: rules expire at midnight, UTC.
-    day: Date,
+    pub(super) day: Date,
     /// Pods that the kernel counted and no walk ever saw, with the time when they were noticed.
-    strays: HashMap<CgroupId, Instant>,
-    next_tidying: Instant,
-    degraded: BTreeSet<&'static str>,
-}
-
-/// The policy to begin with. Without a good one there is nothing to guard by.
-pub(super) fn first_policy(settings: &Settings) -> Result<Policy, AgentError> {
-    let files = policy::read(&settings.policy)?;
-    let parsed = policy::parse(&files, &settings.endpoints, today());
-    let problems = policy::render(&parsed.problems, &files, false);
-    match parsed.policy {
-        Some(policy) => {
-            if !problems.is_empty() {
-                tracing::warn!("the policy is accepted with warnings:\n{problems}");
-            }
-            Ok(policy)
-        }
-        None => Err(AgentError::PolicyRefused { path: settings.policy.clone(), problems }),
-    }
-}
-
-fn today() -> Date {
-    Timestamp::now().to_zoned(TimeZone::UTC).date()
+    pub(super) strays: HashMap<CgroupId, Instant>,
+    pub(super) next_tidying: Instant,
+    pub(super) degraded: BTreeSet<&'static str>,
 }
 
 impl State {
@@ -85,7 +75,8 @@ impl State {
         kernel: Kernel,
         counters: Counters,
         metrics: Metrics,
-        policy: Policy,
+        policy: PolicyInForce,
+        memory: Option<Memory>,
     ) -> Self {
         let lacking = settings.degraded.clone();
         let mut state = Self {
@@ -96,9 +87,14 @@ impl State {
             metrics,
             account: Account::default(),
             policy,
-            refused: None,
             rules: RuleNames::default(),
             index: Index::default(),
+            own: None,
+            unguarded: BTreeSet::new(),
+            memory,
+            listed: false,
+            unsaved: false,
+            voice: Voice::new(std::time::Instant::now()),
             pods_version: None,
             applied: Entries::new(),
             unidentified: None,
@@ -111,7 +107,32 @@ impl State {
             state.degrade(feature, true);
         }
         state.show_policy();
+        if state.policy.refused.is_some() {
+            state.metrics.policy_refused();
+            state.voice.policy_refused();
+        }
         state
+    }
+
+    /// Takes the pods that were known at the last end: whoever is not among them is unidentified until the API server
+    /// answers.
+    pub(super) fn recall_pods(&mut self) {
+        match self.memory.as_ref().map(Memory::pods) {
+            Some(Ok(Some(pods))) => {
+                tracing::info!(pods = pods.len(), "the last known pods are recalled");
+                self.index.set_pods(pods.into_iter().map(Arc::new).collect());
+            }
+            Some(Err(error)) => tracing::warn!(error = chain(&error), "no pods are recalled"),
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    /// Looks for the agent's own pod, which may do everything.
+    pub(super) fn find_own_pod(&mut self) {
+        self.own = pods::walk(self.root())
+            .inspect_err(|error| tracing::warn!(%error, "cannot look for the agent's own pod"))
+            .ok()
+            .and_then(|tree| pods::pod_of(self.root(), &tree, std::process::id()));
     }
 
     /// Takes the bell that rings for new cgroups; without it the agent goes by the clock.
@@ -135,7 +156,22 @@ impl State {
                 .set_pod(CgroupId::UNIDENTIFIED, &PodEntry::CLOSED)
                 .map_err(AgentError::Unidentified)?;
         }
-        Ok(self.kernel.attach()?)
+        self.kernel.attach()?;
+        // Whoever is there now may have been there before the programs.
+        self.walk()?;
+        self.unguarded = self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect();
+        self.show_pods();
+        Ok(())
+    }
+
+    /// Whether the API server has told this node's pods.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether the guard stands, as the kernel tells it, and if not, why.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.kernel.check().map_err(|error| chain(&error))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -143,45 +179,67 @@ impl State {
     }
 
     pub(super) fn policy_sha256(&self) -> &str {
-        self.policy.sha256()
+        self.policy.policy.sha256()
     }
 
-    /// Reads the policy again. One that is not accepted changes nothing.
+    /// Reads the policy's files again. One that is not accepted changes nothing.
     pub(super) fn reload_policy(&mut self) {
-        match self.read_policy() {
-            Ok(policy) if policy.sha256() == self.policy.sha256() && self.refused.is_none() => {}
-            Ok(policy) => {
-                tracing::info!(policy = policy.sha256(), "the policy is accepted");
-                self.policy = policy;
-                self.refused = None;
+        let change = self.policy.look_at_files();
+        self.take_policy(&change);
+    }
+
+    fn take_policy(&mut self, change: &Change) {
+        match change {
+            Change::None => {}
+            Change::Accepted => {
                 self.show_policy();
                 self.apply();
             }
-            Err(problems) if self.refused.as_ref() == Some(&problems) => {}
-            Err(problems) => {
-                tracing::error!(
-                    "the policy is not accepted; the last good one goes on deciding:\n\n{problems}"
-                );
+            Change::Refused => {
                 self.metrics.policy_refused();
-                self.refused = Some(problems);
+                self.voice.policy_refused();
             }
         }
     }
 
-    fn read_policy(&self) -> Result<Policy, String> {
-        let files = policy::read(&self.settings.policy).map_err(|error| chain(&error))?;
-        let parsed = policy::parse(&files, &self.settings.endpoints, today());
-        parsed.policy.ok_or_else(|| policy::render(&parsed.problems, &files, false))
+    /// Takes what the API server tells.
+    pub(super) fn hear_news(&mut self, news: News) {
+        match news {
+            News::Pods(pods) => {
+                (self.listed, self.unsaved) = (true, true);
+                self.index.set_pods(pods.into_iter().map(Arc::new).collect());
+                self.apply();
+            }
+            News::Policy(files) => {
+                let change = self.policy.take_object(files);
+                self.take_policy(&change);
+            }
+            News::PolicyUnwatched => self.policy.lose_object(),
+            News::Answers(answers) => drop(self.degrade("kubernetes_api", !answers)),
+        }
+    }
+
+    /// Writes down the pods that are known, if they have changed since.
+    pub(super) fn save_pods(&mut self) {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.unsaved) else { return };
+        let saved = memory.save_pods(&self.index.listed());
+        self.unsaved = false;
+        if self.degrade("state_folder", saved.is_err())
+            && let Err(error) = saved
+        {
+            tracing::warn!(error = chain(&error), "the pods are not remembered for the next start");
+        }
     }
 
     /// Reads the list of pods again, if it has changed. One that can't be read changes nothing; at the start that
     /// means that every pod is unidentified.
     pub(super) fn reload_pods(&mut self) {
-        let version = Version::of(&self.settings.pods_from);
+        let PodsFrom::File(list) = self.settings.pods_from.clone() else { return };
+        let version = Version::of(&list);
         if version.is_some() && version == self.pods_version {
             return;
         }
-        match pods::read_list(&self.settings.pods_from, self.settings.node_name.as_deref()) {
+        match pods::read_list(&list, self.settings.node_name.as_deref()) {
             Ok(pods) => {
                 self.pods_version = version;
                 self.index.set_pods(pods.into_iter().map(Arc::new).collect());
@@ -234,6 +292,8 @@ impl State {
             for pod in &gone {
                 self.index.forget(*pod);
                 self.strays.remove(pod);
+                self.unguarded.remove(pod);
+                self.voice.notices.forget(*pod);
             }
             self.apply();
             match self.counters.forget(&gone) {
@@ -246,6 +306,8 @@ impl State {
         if today() != self.day {
             self.apply();
         }
+        self.save_pods();
+        self.speak();
     }
 
     /// The pods that departed longer ago than the grace period, and those that came and went between two walks.
@@ -262,9 +324,10 @@ impl State {
     fn apply(&mut self) {
         self.day = today();
         let desired = reconcile::desired(
-            &self.policy,
+            &self.policy.policy,
             &self.settings.endpoints,
             &self.index,
+            self.own,
             &mut self.rules,
             self.day,
         );
@@ -297,8 +360,12 @@ impl State {
 
     /// Rules for the pods that have no name, and for those whose rulings found no room.
     fn rule_unidentified(&mut self, unwritten: &[PodEntry]) {
-        let entry =
-            reconcile::unidentified(&self.policy, &self.settings.endpoints, &mut self.rules, unwritten);
+        let entry = reconcile::unidentified(
+            &self.policy.policy,
+            &self.settings.endpoints,
+            &mut self.rules,
+            unwritten,
+        );
         if self.unidentified != Some(entry) {
             match self.kernel.set_pod(CgroupId::UNIDENTIFIED, &entry) {
                 Ok(()) => self.unidentified = Some(entry),
@@ -310,12 +377,12 @@ impl State {
     }
 
     /// Whether a denial is carried out for anyone.
-    fn enforcing(&self) -> bool {
+    pub(super) fn enforcing(&self) -> bool {
         enforces(self.applied.values().chain(&self.unidentified))
     }
 
     /// Reads the kernel's counters and adds what is new to the metrics. Says whether they could be read.
-    fn collect(&mut self) -> bool {
+    pub(super) fn collect(&mut self) -> bool {
         let reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
@@ -330,6 +397,7 @@ impl State {
         }
         self.strays.retain(|pod, _| !self.index.knows(*pod));
         let added = self.account.added(reading);
+        self.voice.note(&added);
         let names = Names { index: &self.index, endpoints: &self.settings.endpoints, rules: &self.rules };
         self.metrics.add(&added, names);
         true
@@ -345,7 +413,7 @@ impl State {
             index: &self.index,
             endpoints: &self.settings.endpoints,
             rules: &self.rules,
-            policy_sha256: self.policy.sha256(),
+            policy_sha256: self.policy.policy.sha256(),
             boot: boot_time(),
         };
         attribution.attribute(event)
@@ -360,53 +428,10 @@ impl State {
         self.metrics.lose(reason, count);
     }
 
-    pub(super) fn status(&mut self) -> Status {
-        self.collect();
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.settings.node_name.clone(),
-            listen: self.listen,
-            guarded_root: self.root().display().to_string(),
-            enforcing: self.enforcing(),
-            policy: PolicyStatus {
-                path: self.settings.policy.display().to_string(),
-                sha256: self.policy.sha256().to_owned(),
-                refused: self.refused.clone(),
-            },
-            rulings: self.applied.len(),
-            counters: self.account.len(),
-            degraded: self.degraded.iter().map(ToString::to_string).collect(),
-            pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, &identity)).collect(),
-        }
-    }
-
-    fn pod_status(&self, cgroup: CgroupId, identity: &Identity) -> PodStatus {
-        let pod = match identity {
-            Identity::Pod(pod) => Some(pod),
-            Identity::Unidentified => None,
-        };
-        let entry = self.applied.get(&cgroup).or(self.unidentified.as_ref());
-        let rulings = self.settings.endpoints.iter().filter_map(|(id, endpoint)| {
-            let ruling = entry?.ruling(id);
-            let status = RulingStatus {
-                verdict: ruling.verdict().as_str().to_owned(),
-                mode: ruling.mode().as_str().to_owned(),
-                rule: self.rules.name(ruling.rule()).to_owned(),
-            };
-            Some((endpoint.name.clone(), status))
-        });
-        PodStatus {
-            cgroup: cgroup.0,
-            namespace: pod.map(|pod| pod.workload.namespace.clone()),
-            pod: pod.map(|pod| pod.name.clone()),
-            service_account: pod.map(|pod| pod.workload.service_account.clone()),
-            rulings: rulings.collect(),
-        }
-    }
-
     fn show_policy(&self) {
-        let expiries = self.policy.rules().iter().filter_map(|rule| Some((rule.name.as_str(), rule.until?)));
-        self.metrics.set_policy(self.policy.sha256(), Timestamp::now().as_second(), expiries);
+        let expiries =
+            self.policy.policy.rules().iter().filter_map(|rule| Some((rule.name.as_str(), rule.until?)));
+        self.metrics.set_policy(self.policy.policy.sha256(), Timestamp::now().as_second(), expiries);
     }
 
     fn show_pods(&self) {
@@ -414,13 +439,18 @@ impl State {
         for (_, identity) in self.index.pods() {
             match identity {
                 Identity::Unidentified => states.unidentified += 1,
-                Identity::Pod(pod) => match self.policy.mode(&pod.workload) {
+                Identity::Pod(pod) => match self.policy.policy.mode(&pod.workload) {
                     Mode::Enforce => states.enforced += 1,
                     Mode::Audit => states.audited += 1,
                 },
             }
         }
         self.metrics.set_pods(states, self.enforcing());
+        let unguarded = self.unguarded.iter().filter_map(|pod| self.index.live(*pod));
+        self.metrics.set_started_unguarded(unguarded.map(|identity| match identity {
+            Identity::Pod(pod) => (pod.workload.namespace.as_str(), pod.workload.service_account.as_str()),
+            Identity::Unidentified => ("", ""),
+        }));
     }
 
     /// Notes whether a feature is degraded, and says whether that is news.

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use guard_common::CgroupId;
 use serde::{Deserialize, Serialize};
+
+use super::state::State;
+use crate::{pods::Identity, policy::Explanation, workload::Workload};
 
 /// The answer to `/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +43,9 @@ pub struct PodStatus {
     pub namespace: Option<String>,
     pub pod: Option<String>,
     pub service_account: Option<String>,
+    /// Whether it was there when the programs were attached.
+    #[serde(default)]
+    pub started_unguarded: bool,
     /// By endpoint.
     pub rulings: BTreeMap<String, RulingStatus>,
 }
@@ -48,4 +55,73 @@ pub struct RulingStatus {
     pub verdict: String,
     pub mode: String,
     pub rule: String,
+}
+
+/// The answer to `/explain`: why the policy in force decides as it does about one of this node's pods.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    pub workload: Workload,
+    pub explanation: Explanation,
+    /// Where those who are denied find help.
+    pub help: Option<String>,
+}
+
+impl State {
+    /// Explains what the pod `namespace/name` may do, if it is on this node.
+    pub(super) fn explain(&self, pod: &str) -> Option<Explained> {
+        let (namespace, name) = pod.split_once('/')?;
+        let mut named = self.index.named().map(|(_, pod)| pod);
+        let pod = named.find(|pod| pod.workload.namespace == namespace && pod.name == name)?;
+        let policy = &self.policy.policy;
+        Some(Explained {
+            workload: pod.workload.clone(),
+            explanation: policy.explain(&pod.workload, self.day),
+            help: policy.help().map(ToOwned::to_owned),
+        })
+    }
+
+    pub(super) fn status(&mut self) -> Status {
+        self.collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.settings.node_name.clone(),
+            listen: self.listen,
+            guarded_root: self.root().display().to_string(),
+            enforcing: self.enforcing(),
+            policy: PolicyStatus {
+                path: self.settings.policy.display().to_string(),
+                sha256: self.policy.policy.sha256().to_owned(),
+                refused: self.policy.refused.clone(),
+            },
+            rulings: self.applied.len(),
+            counters: self.account.len(),
+            degraded: self.degraded.iter().map(ToString::to_string).collect(),
+            pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, identity)).collect(),
+        }
+    }
+
+    fn pod_status(&self, cgroup: CgroupId, identity: Identity<'_>) -> PodStatus {
+        let pod = match identity {
+            Identity::Pod(pod) => Some(pod),
+            Identity::Unidentified => None,
+        };
+        let entry = self.applied.get(&cgroup).or(self.unidentified.as_ref());
+        let rulings = self.settings.endpoints.iter().filter_map(|(id, endpoint)| {
+            let ruling = entry?.ruling(id);
+            let status = RulingStatus {
+                verdict: ruling.verdict().as_str().to_owned(),
+                mode: ruling.mode().as_str().to_owned(),
+                rule: self.rules.name(ruling.rule()).to_owned(),
+            };
+            Some((endpoint.name.clone(), status))
+        });
+        PodStatus {
+            cgroup: cgroup.0,
+            namespace: pod.map(|pod| pod.workload.namespace.clone()),
+            pod: pod.map(|pod| pod.name.clone()),
+            service_account: pod.map(|pod| pod.workload.service_account.clone()),
+            started_unguarded: self.unguarded.contains(&cgroup),
+            rulings: rulings.collect(),
+        }
+    }
 }

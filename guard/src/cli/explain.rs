@@ -1,34 +1,59 @@
 use std::{
     fmt::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
 use guard_common::{Mode, Verdict};
+use http_body_util::BodyExt;
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::style;
+use super::{client, style};
 use crate::{
+    agent::Explained,
     endpoints::Endpoints,
-    policy::{self, EnforceTrace, Explanation, Fate, Mismatch, Outcome, Policy, RuleTrace, SelectorTrace},
+    policy::{self, EnforceTrace, Explanation, Fate, Mismatch, Outcome, RuleTrace, SelectorTrace},
+    sinks::api::EXPLAIN,
     workload::{Labels, Workload},
 };
 
+/// The arguments that describe a workload.
+const WORKLOAD: [&str; 8] = [
+    "namespace",
+    "service_account",
+    "labels",
+    "namespace_labels",
+    "node_labels",
+    "workload",
+    "host_network",
+    "endpoint",
+];
+
 /// Say what a policy decides about a workload, and why.
+///
+/// The workload is a pod of this node (--pod), or described by its namespace, service account and labels.
 #[derive(Args, Debug)]
 pub(super) struct Explain {
     /// The policy: a folder or a file
     #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]
     policy: PathBuf,
 
+    /// A pod of this node: the running agent says what the policy in force decides about it. Nothing else is needed then
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = WORKLOAD)]
+    pod: Option<String>,
+
+    /// The running agent's socket
+    #[arg(long, value_name = "PATH", default_value = client::SOCKET, requires = "pod")]
+    socket: PathBuf,
+
     /// The workload's namespace
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", required_unless_present = "pod", default_value = "")]
     namespace: String,
 
     /// The workload's service account
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", required_unless_present = "pod", default_value = "")]
     service_account: String,
 
     /// The pod's labels
@@ -68,6 +93,19 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 impl Explain {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let explained = match &self.pod {
+            Some(pod) => ask(&self.socket, pod)?,
+            None => self.explain()?,
+        };
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&explained.explanation)?);
+        } else {
+            print!("{}", readable(&explained)?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn explain(&self) -> anyhow::Result<Explained> {
         let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
         let endpoints = Endpoints::with(&self.endpoint)?;
         let files = policy::read(&self.policy)?;
@@ -77,12 +115,7 @@ impl Explain {
         };
         let workload = self.workload()?;
         let explanation = policy.explain(&workload, today);
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&explanation)?);
-        } else {
-            print!("{}", readable(&policy, &workload, &explanation)?);
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(Explained { workload, explanation, help: policy.help().map(ToOwned::to_owned) })
     }
 
     fn workload(&self) -> anyhow::Result<Workload> {
@@ -109,7 +142,15 @@ impl Explain {
     }
 }
 
-fn readable(policy: &Policy, workload: &Workload, explanation: &Explanation) -> Result<String, fmt::Error> {
+/// Asks the running agent.
+fn ask(socket: &Path, pod: &str) -> anyhow::Result<Explained> {
+    let path = format!("{EXPLAIN}{pod}");
+    let body = client::block_on(async { Ok(client::get(socket, &path).await?.collect().await?.to_bytes()) })?;
+    serde_json::from_slice(&body).context("read what the agent answers")
+}
+
+fn readable(explained: &Explained) -> Result<String, fmt::Error> {
+    let Explained { workload, explanation, help } = explained;
     let mut text = String::new();
     writeln!(text, "{}/{}\n", workload.namespace, workload.service_account)?;
     for Outcome { endpoint, verdict, rule } in &explanation.outcomes {
@@ -119,7 +160,7 @@ fn readable(policy: &Policy, workload: &Workload, explanation: &Explanation) -> 
     write_mode(&mut text, explanation)?;
     write_rules(&mut text, explanation)?;
     let denied = explanation.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Deny);
-    if let (true, Some(help)) = (denied, policy.help()) {
+    if let (true, Some(help)) = (denied, help) {
         writeln!(text, "\nHelp for those who are denied: {help}")?;
     }
     Ok(text)

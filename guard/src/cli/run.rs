@@ -19,9 +19,10 @@ use super::{
     host::Host,
 };
 use crate::{
-    agent::{self, Settings},
+    agent::{self, PodsFrom, Settings},
     endpoints::Endpoints,
     kernel::probe::Facts,
+    kubernetes::ObjectName,
 };
 
 /// Guard this node: attach the kernel programs, decide by the policy, and tell who asked.
@@ -34,14 +35,25 @@ pub(super) struct Run {
     #[arg(long, value_name = "PATH", default_value = "/etc/imds-guard/policy", env = "IMDS_GUARD_POLICY")]
     policy: PathBuf,
 
-    /// The pods of this node, as `kubectl get pods -A -o json` prints them. It is read again when it changes. With
-    /// `kubectl get pods,namespaces,nodes -A -o json` the policy can also select by their labels
-    #[arg(long, value_name = "FILE")]
-    pods_from: PathBuf,
+    /// The ConfigMap of which the policy's folder is the mounted copy. It is watched too, so that a change counts in a
+    /// moment instead of a minute or two
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "pods_from", value_parser = object_name)]
+    policy_configmap: Option<ObjectName>,
 
-    /// This node's name: of the list only its own pods count. Left out: all do
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    /// The pods of this node, as `kubectl get pods -A -o json` prints them. It is read again when it changes. With
+    /// `kubectl get pods,namespaces,nodes -A -o json` the policy can also select by their labels. Left out: the API
+    /// server tells, which is found as in a pod, or by the variable KUBECONFIG
+    #[arg(long, value_name = "FILE")]
+    pods_from: Option<PathBuf>,
+
+    /// This node's name. The API server is asked for its pods; of a list only its own count, or all if it is left out
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", required_unless_present = "pods_from")]
     node_name: Option<String>,
+
+    /// A folder for the last policy that was accepted and the last pods that were known, for a start with a policy that
+    /// is not accepted or without the API server. Left out: nothing is remembered
+    #[arg(long, value_name = "PATH")]
+    state_dir: Option<PathBuf>,
 
     #[command(flatten)]
     host: Host,
@@ -61,6 +73,15 @@ pub(super) struct Run {
     /// The form of the agent's own log, on the standard error. The variable `RUST_LOG` chooses what is logged
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ObjectName { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(format!("`{text}` is not of the form NAMESPACE/NAME")),
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -90,13 +111,21 @@ impl Run {
         let mount = facts.cgroup_mount.context(
             "cgroup v2 is not mounted: name its mount with --cgroup-mount, or see `imds-guard doctor`",
         )?;
+        let pods_from = match self.pods_from {
+            Some(list) => PodsFrom::File(list),
+            None => PodsFrom::ApiServer {
+                node: self.node_name.clone().context("name this node with --node-name or NODE_NAME")?,
+                policy: self.policy_configmap,
+            },
+        };
         Ok(Settings {
             degraded,
             cgroup_mount: mount.path,
             guarded_root,
             policy: self.policy,
-            pods_from: self.pods_from,
+            pods_from,
             node_name: self.node_name,
+            state_folder: self.state_dir,
             endpoints,
             events: self.events,
             listen: self.listen,

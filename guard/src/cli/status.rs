@@ -65,6 +65,10 @@ fn print(status: &agent::Status) {
         table.add_row(row(pod));
     }
     println!("{table}");
+    let unguarded = status.pods.iter().filter(|pod| pod.started_unguarded).count();
+    if unguarded > 0 {
+        println!("* started before the guard ({unguarded}): what they had got by then, they have.");
+    }
 }
 
 fn row(pod: &PodStatus) -> Vec<Cell> {
@@ -77,7 +81,7 @@ fn row(pod: &PodStatus) -> Vec<Cell> {
         name(&pod.namespace),
         pod.pod.as_ref().map_or_else(
             || Cell::new(format!("unidentified, cgroup {}", pod.cgroup)),
-            |pod| Cell::new(escape(pod.as_bytes())),
+            |name| Cell::new(escape(name.as_bytes()) + if pod.started_unguarded { " *" } else { "" }),
         ),
         name(&pod.service_account),
         style::outcome_cell(&ruling.verdict, &ruling.mode),

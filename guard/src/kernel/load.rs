@@ -17,7 +17,10 @@ use aya::{
 use guard_common::{Address, CgroupId, EndpointId};
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::probe::{self, Support};
+use super::{
+    probe::{self, Support},
+    query::{HOOKS, query},
+};
 use crate::endpoints::Endpoints;
 
 /// The kernel programs, built by build.rs.
@@ -68,6 +71,19 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Why the guard can't be said to stand.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error("ask what is attached to the guarded root {path}")]
+    Query {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the program `{name}` is not attached to the guarded root {path}")]
+    Detached { name: &'static str, path: PathBuf },
 }
 
 /// The cgroup under which all pods live.
@@ -155,6 +171,22 @@ pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadErro
     each!(CgroupSock: "sock_create" => |program| program.attach(&folder, mode));
     each!(CgroupSkb: "egress" => |program| program.attach(&folder, CgroupSkbAttachType::Egress, mode));
     each!(CgroupSockAddr: "connect4", "connect6", "sendmsg4", "sendmsg6" => |program| program.attach(&folder, mode));
+    Ok(())
+}
+
+/// Asks the kernel whether each program is attached.
+pub(super) fn check(ebpf: &Ebpf, root: &GuardedRoot) -> Result<(), CheckError> {
+    let asked = |source| CheckError::Query { path: root.path.clone(), source };
+    let folder = fs::File::open(&root.path).map_err(asked)?;
+    for (hook, attach_type) in HOOKS {
+        // A program bears its hook's name.
+        let name = hook.rsplit('/').next().expect("a name with a slash");
+        let (_, attached) = query(&folder, attach_type).map_err(asked)?;
+        let own = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
+        if !own.is_some_and(|own| attached.contains(&own)) {
+            return Err(CheckError::Detached { name, path: root.path.clone() });
+        }
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod counters;
 mod events;
 mod load;
 pub mod probe;
+mod query;
 
 use aya::{
     Ebpf,
@@ -14,7 +15,7 @@ use guard_common::{CgroupId, PodEntry};
 
 pub use counters::{Counters, Reading};
 pub use events::{CgroupBell, Events, KernelLog};
-pub use load::{GuardedRoot, LoadError};
+pub use load::{CheckError, GuardedRoot, LoadError};
 
 use crate::endpoints::Endpoints;
 
@@ -55,6 +56,11 @@ impl Kernel {
     /// above all.
     pub fn attach(&mut self) -> Result<(), LoadError> {
         load::attach(&mut self.ebpf, &self.root)
+    }
+
+    /// Whether every program is still attached to the guarded root, as the kernel tells it.
+    pub fn check(&self) -> Result<(), CheckError> {
+        load::check(&self.ebpf, &self.root)
     }
 
     /// Attaches the programs that ring when the cgroup tree changes.

@@ -28,8 +28,8 @@ pub struct Index {
 
 /// Who a pod's cgroup is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    Pod(Arc<Pod>),
+pub enum Identity<'a> {
+    Pod(&'a Arc<Pod>),
     /// No listed pod has this cgroup's uid yet, or its name is no pod's at all.
     Unidentified,
 }
@@ -40,13 +40,6 @@ pub struct Container {
     pub id: ContainerId,
     /// Its name in the pod's spec. The sandbox ("pause") has none, nor has one that the list does not know yet.
     pub name: Option<String>,
-}
-
-/// How many live pods there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub identified: usize,
-    pub unidentified: usize,
 }
 
 #[derive(Debug)]
@@ -96,8 +89,19 @@ impl Index {
     }
 
     /// The live pods, identified or not, in the order of their cgroups.
-    pub fn pods(&self) -> impl Iterator<Item = (CgroupId, Identity)> {
-        self.live().map(|(id, entry)| (id, entry.pod.clone().map_or(Identity::Unidentified, Identity::Pod)))
+    pub fn pods(&self) -> impl Iterator<Item = (CgroupId, Identity<'_>)> {
+        let live = self.pods.iter().filter(|(_, entry)| entry.departed.is_none());
+        live.map(|(id, entry)| (*id, entry.identity()))
+    }
+
+    /// Who a live pod is; none if it is not there, or not any more.
+    pub fn live(&self, pod: CgroupId) -> Option<Identity<'_>> {
+        self.pods.get(&pod).filter(|entry| entry.departed.is_none()).map(Entry::identity)
+    }
+
+    /// The pods as they were last listed.
+    pub fn listed(&self) -> Vec<Arc<Pod>> {
+        self.listed.values().map(Arc::clone).collect()
     }
 
     /// Every pod with an identity, departed ones too.
@@ -132,22 +136,15 @@ impl Index {
             self.pods.remove(&pod);
         }
     }
-
-    /// How many live pods are identified, and how many are not.
-    pub fn counts(&self) -> Counts {
-        let (all, identified) =
-            (self.live().count(), self.live().filter(|(_, entry)| entry.pod.is_some()).count());
-        Counts { identified, unidentified: all - identified }
-    }
-
-    fn live(&self) -> impl Iterator<Item = (CgroupId, &Entry)> {
-        self.pods.iter().filter(|(_, entry)| entry.departed.is_none()).map(|(id, entry)| (*id, entry))
-    }
 }
 
 impl Entry {
     fn new(uid: Option<PodUid>) -> Self {
         Self { uid, pod: None, containers: BTreeMap::new(), departed: None }
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        self.pod.as_ref().map_or(Identity::Unidentified, Identity::Pod)
     }
 
     fn found_again(mut self, cgroup: PodCgroup, listed: &HashMap<PodUid, Arc<Pod>>) -> Self {

@@ -1,7 +1,6 @@
 //! The pods that `kubectl get … -o json` printed into a file.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,8 +8,8 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Pod, PodUid,
-    object::{Metadata, Object, Spec, Status, Surroundings},
+    Pod,
+    object::{Metadata, Object, Reference, Spec, Status, Surroundings},
 };
 
 /// Why a list of pods can't be used.
@@ -60,15 +59,14 @@ pub fn parse_list(path: &Path, json: &[u8], node: Option<&str>) -> Result<Vec<Po
         .into_iter()
         .filter(|(_, pod)| here(pod))
         .map(|(index, pod)| {
-            let item = label(index, &pod.metadata);
-            pod.into_pod(&surroundings).map_err(|field| ListError::Lacks {
+            pod.pod(&surroundings).map_err(|field| ListError::Lacks {
                 path: path.to_owned(),
-                item,
+                item: label(index, &pod.metadata),
                 field,
             })
         })
         .collect::<Result<_, _>>()?;
-    Ok(without_shared_uids(pods))
+    Ok(super::without_shared_uids(pods))
 }
 
 /// What the file holds as a whole: a list with items, or one object.
@@ -104,10 +102,10 @@ fn sort(path: &Path, objects: Vec<Object>) -> Result<(Vec<(usize, Object)>, Surr
         match object.kind.as_deref() {
             Some("Pod") | None => pods.push((index, object)),
             Some("Namespace") => {
-                surroundings.namespaces.insert(object.metadata.name, object.metadata.labels);
+                surroundings.insert(Reference::Namespace(object.metadata.name.clone()), object.metadata);
             }
             Some("Node") => {
-                surroundings.nodes.insert(object.metadata.name, object.metadata.labels);
+                surroundings.insert(Reference::Node(object.metadata.name.clone()), object.metadata);
             }
             Some(kind) => {
                 let (kind, item) = (kind.to_owned(), label(index, &object.metadata));
@@ -126,24 +124,6 @@ fn label(index: usize, metadata: &Metadata) -> String {
         (true, false) => format!("items[{index}] ({name})"),
         (false, false) => format!("items[{index}] ({namespace}/{name})"),
     }
-}
-
-/// Leaves out pods that claim the same cgroup: none of them can be believed. Whoever may create pods can write the
-/// annotation that marks a static pod, so this must not cost the others their names.
-fn without_shared_uids(mut pods: Vec<Pod>) -> Vec<Pod> {
-    let mut claims: BTreeMap<PodUid, usize> = BTreeMap::new();
-    for pod in &pods {
-        *claims.entry(pod.uid.clone()).or_default() += 1;
-    }
-    pods.retain(|pod| {
-        let alone = claims[&pod.uid] == 1;
-        if !alone {
-            let (namespace, name) = (&pod.workload.namespace, &pod.name);
-            tracing::warn!(namespace, name, uid = %pod.uid, "left out: another pod claims the same cgroup");
-        }
-        alone
-    });
-    pods
 }
 
 #[cfg(test)]

@@ -9,36 +9,48 @@ mod cgroup;
 mod index;
 mod list;
 mod mount;
-mod object;
+pub(crate) mod object;
 mod tree;
 
 use std::{collections::BTreeMap, fmt};
 
-pub use index::{Container, Counts, Identity, Index};
+use serde::{Deserialize, Serialize};
+
+pub use index::{Container, Identity, Index};
 pub use list::{ListError, parse_list, read_list};
 pub use mount::{find_cgroup2_mount, find_guarded_root};
-pub use tree::{PodCgroup, Tree, walk};
+pub use tree::{PodCgroup, Tree, pod_of, walk};
 
 use crate::workload::Workload;
 
 /// A pod's uid as its cgroup is named: `metadata.uid`, or for a static pod the hash of its manifest.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodUid(String);
 
 /// A container's id as the runtime names its cgroup, without the runtime's own prefix.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContainerId(String);
 
 /// A pod as Kubernetes lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     pub uid: PodUid,
     /// `metadata.uid`, for logs: a static pod has this one in the API and another in its cgroup's name.
     pub declared_uid: String,
     pub name: String,
     pub workload: Workload,
+    /// Its service account, once it has been looked up.
+    pub service_account: Option<ServiceAccount>,
     /// The names of its containers, init and ephemeral ones too, by the ids of their last start.
     pub containers: BTreeMap<ContainerId, String>,
+}
+
+/// What is known of a service account beside its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAccount {
+    pub uid: String,
+    /// The IAM role that IRSA gives it.
+    pub role: Option<String>,
 }
 
 impl PodUid {
@@ -71,4 +83,22 @@ impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Leaves out pods that claim the same cgroup: none of them can be believed. Whoever may create pods can write the
+/// annotation that marks a static pod, so this must not cost the others their names.
+pub(crate) fn without_shared_uids(mut pods: Vec<Pod>) -> Vec<Pod> {
+    let mut claims: BTreeMap<PodUid, usize> = BTreeMap::new();
+    for pod in &pods {
+        *claims.entry(pod.uid.clone()).or_default() += 1;
+    }
+    pods.retain(|pod| {
+        let alone = claims[&pod.uid] == 1;
+        if !alone {
+            let (namespace, name) = (&pod.workload.namespace, &pod.name);
+            tracing::warn!(namespace, name, uid = %pod.uid, "left out: another pod claims the same cgroup");
+        }
+        alone
+    });
+    pods
 }

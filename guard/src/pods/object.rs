@@ -3,11 +3,12 @@
 //! Whatever else an object holds is skipped while it is read, so a large list costs little memory. Every field may
 //! be absent or null: which of them a pod must have is decided where it is made.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
-use super::{ContainerId, Pod, PodUid, cgroup};
+use super::{ContainerId, Pod, PodUid, ServiceAccount, cgroup};
 use crate::workload::{Labels, Workload};
 
 /// The label that every namespace has, with its name.
@@ -17,40 +18,43 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// A Pod, a Namespace or a Node.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Object {
+pub(crate) struct Object {
     /// The items of a typed list have none.
-    pub(super) kind: Option<String>,
+    pub(crate) kind: Option<String>,
     #[serde(default, deserialize_with = "null_as_empty")]
-    pub(super) metadata: Metadata,
+    pub(crate) metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_empty")]
-    pub(super) spec: Spec,
+    pub(crate) spec: Spec,
     #[serde(default, deserialize_with = "null_as_empty")]
-    pub(super) status: Status,
+    pub(crate) status: Status,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Metadata {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) uid: String,
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    uid: String,
     #[serde(deserialize_with = "null_as_empty")]
-    pub(super) labels: Labels,
+    labels: Labels,
     #[serde(deserialize_with = "null_as_empty")]
     annotations: Annotations,
     #[serde(deserialize_with = "null_as_empty")]
     owner_references: Vec<OwnerReference>,
 }
 
-/// The one annotation that matters: others can be large.
-#[derive(Debug, Default, Deserialize)]
+/// The annotations that matter: others can be large.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 struct Annotations {
     /// On the API's copy of a static pod: the manifest hash by which the kubelet knows the pod.
     #[serde(rename = "kubernetes.io/config.mirror")]
     mirror: Option<String>,
+    /// On a service account: the IAM role that IRSA gives it.
+    #[serde(rename = "eks.amazonaws.com/role-arn")]
+    role: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct OwnerReference {
     kind: String,
     name: String,
@@ -58,17 +62,17 @@ struct OwnerReference {
     controller: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Spec {
-    pub(super) node_name: String,
+pub(crate) struct Spec {
+    pub(crate) node_name: String,
     service_account_name: String,
     host_network: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Status {
+pub(crate) struct Status {
     #[serde(rename = "initContainerStatuses", deserialize_with = "null_as_empty")]
     init: Vec<ContainerStatus>,
     #[serde(rename = "containerStatuses", deserialize_with = "null_as_empty")]
@@ -77,7 +81,7 @@ pub(super) struct Status {
     ephemeral: Vec<ContainerStatus>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct ContainerStatus {
     name: String,
     /// `containerd://<id>`; empty until the container has started once.
@@ -85,16 +89,28 @@ struct ContainerStatus {
     container_id: String,
 }
 
-/// The labels of what a pod lies in, by name.
-#[derive(Debug, Default)]
-pub(super) struct Surroundings {
-    pub(super) namespaces: BTreeMap<String, Labels>,
-    pub(super) nodes: BTreeMap<String, Labels>,
+/// Another object that says something of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Reference {
+    Namespace(String),
+    Node(String),
+    ServiceAccount { namespace: String, name: String },
+    Controller { namespace: String, kind: ControllerKind, name: String },
 }
+
+/// A controller behind which there can be another, which is the one that people name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum ControllerKind {
+    ReplicaSet,
+    Job,
+}
+
+/// What is known of the objects that pods refer to. One that is not there has empty metadata.
+pub(crate) type Surroundings = BTreeMap<Reference, Metadata>;
 
 impl Object {
     /// The pod that this object describes, or the name of the field that it lacks.
-    pub(super) fn into_pod(self, surroundings: &Surroundings) -> Result<Pod, &'static str> {
+    pub(crate) fn pod(&self, surroundings: &Surroundings) -> Result<Pod, &'static str> {
         let Self { metadata, spec, status, .. } = self;
         for (field, value) in [
             ("metadata.name", &metadata.name),
@@ -105,21 +121,48 @@ impl Object {
                 return Err(field);
             }
         }
+        let labels = |reference: &Reference| {
+            surroundings.get(reference).map(|metadata| metadata.labels.clone()).unwrap_or_default()
+        };
+        let mut namespace_labels = labels(&self.namespace());
+        // A namespace that isn't known still has its name.
+        namespace_labels.insert(NAMESPACE_NAME.to_owned(), metadata.namespace.clone());
         Ok(Pod {
             uid: metadata.uid_of_cgroup(),
+            declared_uid: metadata.uid.clone(),
+            name: metadata.name.clone(),
             workload: Workload {
-                namespace_labels: surroundings.namespace_labels(&metadata.namespace),
-                node_labels: surroundings.nodes.get(&spec.node_name).cloned().unwrap_or_default(),
-                service_account: spec.service_account(),
-                owners: metadata.owners(),
+                namespace: metadata.namespace.clone(),
+                namespace_labels,
+                service_account: spec.service_account().to_owned(),
+                owners: metadata.owners(surroundings),
+                labels: metadata.labels.clone(),
                 host_network: spec.host_network,
-                namespace: metadata.namespace,
-                labels: metadata.labels,
+                node_labels: labels(&self.node()),
             },
-            declared_uid: metadata.uid,
-            name: metadata.name,
+            service_account: surroundings.get(&self.service_account()).and_then(Metadata::service_account),
             containers: status.containers(),
         })
+    }
+
+    /// What must be known before it can be said what the pod may do.
+    pub(crate) fn requires(&self) -> impl Iterator<Item = Reference> {
+        [self.namespace(), self.node()].into_iter().chain(self.metadata.controller_reference())
+    }
+
+    pub(crate) fn service_account(&self) -> Reference {
+        Reference::ServiceAccount {
+            namespace: self.metadata.namespace.clone(),
+            name: self.spec.service_account().to_owned(),
+        }
+    }
+
+    fn namespace(&self) -> Reference {
+        Reference::Namespace(self.metadata.namespace.clone())
+    }
+
+    fn node(&self) -> Reference {
+        Reference::Node(self.spec.node_name.clone())
     }
 }
 
@@ -133,50 +176,91 @@ impl Metadata {
         PodUid::new(hash.unwrap_or(&self.uid))
     }
 
-    /// The controller that made the pod, and the Deployment behind it if that is a `ReplicaSet` of one.
-    fn owners(&self) -> Vec<String> {
-        let Some(controller) = self.owner_references.iter().find(|owner| owner.controller) else {
-            return Vec::new();
+    /// The controller that made the pod, and the one behind it.
+    fn owners(&self, surroundings: &Surroundings) -> Vec<String> {
+        let Some(controller) = self.controller() else { return Vec::new() };
+        let behind = match self.controller_reference().and_then(|reference| surroundings.get(&reference)) {
+            Some(known) => known.controller().map(OwnerReference::to_string),
+            None => self.deployment_by_name(controller),
         };
-        let kind = controller.kind.to_lowercase();
-        let mut owners = vec![format!("{kind}/{}", controller.name)];
-        if kind == "replicaset"
-            && let Some(hash) = self.labels.get(POD_TEMPLATE_HASH)
-            && let Some(name) =
-                controller.name.strip_suffix(hash.as_str()).and_then(|name| name.strip_suffix('-'))
-        {
-            owners.push(format!("deployment/{name}"));
+        [controller.to_string()].into_iter().chain(behind).collect()
+    }
+
+    fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().find(|owner| owner.controller)
+    }
+
+    fn controller_reference(&self) -> Option<Reference> {
+        let owner = self.controller()?;
+        let kind = match owner.kind.as_str() {
+            "ReplicaSet" => ControllerKind::ReplicaSet,
+            "Job" => ControllerKind::Job,
+            _ => return None,
+        };
+        let namespace = self.namespace.clone();
+        Some(Reference::Controller { namespace, kind, name: owner.name.clone() })
+    }
+
+    /// The Deployment behind a `ReplicaSet` that is not known itself: its name without the pods' hash.
+    fn deployment_by_name(&self, controller: &OwnerReference) -> Option<String> {
+        let hash = self.labels.get(POD_TEMPLATE_HASH).filter(|_| controller.kind == "ReplicaSet")?;
+        let name = controller.name.strip_suffix(hash.as_str())?.strip_suffix('-')?;
+        Some(format!("deployment/{name}"))
+    }
+
+    fn service_account(&self) -> Option<ServiceAccount> {
+        (!self.uid.is_empty())
+            .then(|| ServiceAccount { uid: self.uid.clone(), role: self.annotations.role.clone() })
+    }
+}
+
+impl From<ObjectMeta> for Metadata {
+    fn from(object: ObjectMeta) -> Self {
+        let mut annotations = object.annotations.unwrap_or_default();
+        let owners = object.owner_references.unwrap_or_default().into_iter();
+        Self {
+            name: object.name.unwrap_or_default(),
+            namespace: object.namespace.unwrap_or_default(),
+            uid: object.uid.unwrap_or_default(),
+            labels: object.labels.unwrap_or_default(),
+            annotations: Annotations {
+                mirror: annotations.remove("kubernetes.io/config.mirror"),
+                role: annotations.remove("eks.amazonaws.com/role-arn"),
+            },
+            owner_references: owners
+                .map(|owner| OwnerReference {
+                    kind: owner.kind,
+                    name: owner.name,
+                    controller: owner.controller.unwrap_or_default(),
+                })
+                .collect(),
         }
-        owners
+    }
+}
+
+/// As selectors name a workload: `deployment/kcl`.
+impl fmt::Display for OwnerReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.to_lowercase(), self.name)
     }
 }
 
 impl Spec {
-    fn service_account(&self) -> String {
-        let name = Some(self.service_account_name.as_str()).filter(|name| !name.is_empty());
-        name.unwrap_or("default").to_owned()
+    fn service_account(&self) -> &str {
+        Some(self.service_account_name.as_str()).filter(|name| !name.is_empty()).unwrap_or("default")
     }
 }
 
 impl Status {
-    fn containers(self) -> BTreeMap<ContainerId, String> {
-        [self.init, self.regular, self.ephemeral]
+    fn containers(&self) -> BTreeMap<ContainerId, String> {
+        [&self.init, &self.regular, &self.ephemeral]
             .into_iter()
             .flatten()
             .filter_map(|status| {
                 let (_runtime, id) = status.container_id.split_once("://")?;
-                Some((ContainerId::new(id), status.name))
+                Some((ContainerId::new(id), status.name.clone()))
             })
             .collect()
-    }
-}
-
-impl Surroundings {
-    /// A namespace that isn't known still has its name.
-    fn namespace_labels(&self, namespace: &str) -> Labels {
-        let mut labels = self.namespaces.get(namespace).cloned().unwrap_or_default();
-        labels.insert(NAMESPACE_NAME.to_owned(), namespace.to_owned());
-        labels
     }
 }
 
@@ -204,7 +288,7 @@ mod tests {
         });
         change(&mut object);
         let object: Object = serde_json::from_value(object).expect("a readable object");
-        object.into_pod(&Surroundings::default()).expect("a complete pod")
+        object.pod(&Surroundings::default()).expect("a complete pod")
     }
 
     #[test]
@@ -222,6 +306,7 @@ mod tests {
             declared_uid: UID.to_owned(),
             name,
             workload,
+            service_account: None,
             containers: [].into(),
         };
         assert_eq!(pod, expected);

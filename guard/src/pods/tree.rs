@@ -54,6 +54,21 @@ pub fn walk(root: &Path) -> io::Result<Tree> {
     Ok(tree)
 }
 
+/// The cgroup of the pod in which the process `pid` runs, if it runs in one of `tree`, walked from `root`. The kernel
+/// numbers processes as the reader's PID namespace does, so `pid` must be of the same.
+pub fn pod_of(root: &Path, tree: &Tree, pid: u32) -> Option<CgroupId> {
+    let holds = |folder: &Path| {
+        fs::read_to_string(folder.join("cgroup.procs"))
+            .is_ok_and(|processes| processes.lines().any(|line| line.parse() == Ok(pid)))
+    };
+    let runs_in = |pod: &&PodCgroup| {
+        let path = root.join(&pod.path);
+        let containers = folders_if_there(&path).ok().flatten().unwrap_or_default();
+        holds(&path) || containers.iter().any(|container| holds(&path.join(&container.name)))
+    };
+    tree.pods.iter().find(runs_in).map(|pod| pod.id)
+}
+
 fn pod_cgroup(root: &Path, path: PathBuf, folder: &Folder) -> io::Result<Option<PodCgroup>> {
     let Some(below) = folders_if_there(&root.join(&path))? else { return Ok(None) };
     let uid = match folder.means() {

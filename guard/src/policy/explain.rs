@@ -2,32 +2,32 @@
 
 use guard_common::{Mode, Verdict};
 use jiff::civil::Date;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{Enforce, Mismatch, Policy, Rule, RuleName};
 use crate::workload::Workload;
 
 /// The whole way to the outcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Every rule, in the policy's order.
     pub rules: Vec<RuleTrace>,
     /// One for each endpoint that the node guards.
     pub outcomes: Vec<Outcome>,
-    #[serde(serialize_with = "mode_name")]
+    #[serde(serialize_with = "mode_name", deserialize_with = "named_mode")]
     pub mode: Mode,
     pub enforce: EnforceTrace,
 }
 
 /// What one rule had to say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleTrace {
     pub name: RuleName,
     pub fate: Fate,
 }
 
 /// How far a rule came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// Its last day is over. Its selectors were not looked at.
@@ -39,17 +39,17 @@ pub enum Fate {
 }
 
 /// What happens at one endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub endpoint: String,
-    #[serde(serialize_with = "verdict_name")]
+    #[serde(serialize_with = "verdict_name", deserialize_with = "named_verdict")]
     pub verdict: Verdict,
     /// The rule that decided; [`RuleName::DEFAULT`] if none did.
     pub rule: RuleName,
 }
 
 /// What `enforce` says of the workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EnforceTrace {
     None,
@@ -59,7 +59,7 @@ pub enum EnforceTrace {
 }
 
 /// How one selector of `enforce` compares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SelectorTrace {
     /// The selector, as it would be written in a policy.
     pub selector: String,
@@ -123,4 +123,22 @@ fn verdict_name<S: Serializer>(verdict: &Verdict, serializer: S) -> Result<S::Ok
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn mode_name<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(mode.as_str())
+}
+
+fn named_verdict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verdict, D::Error> {
+    named([Verdict::Allow, Verdict::Deny], Verdict::as_str, deserializer)
+}
+
+fn named_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
+    named([Mode::Audit, Mode::Enforce], Mode::as_str, deserializer)
+}
+
+fn named<'de, D: Deserializer<'de>, T: Copy>(
+    all: [T; 2],
+    name: fn(T) -> &'static str,
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let found = all.into_iter().find(|one| name(*one) == text);
+    found.ok_or_else(|| D::Error::custom(format!("`{text}` is not known")))
 }

@@ -30,7 +30,7 @@ pub use self::{
     explain::{EnforceTrace, Explanation, Fate, Outcome, RuleTrace, SelectorTrace},
     rule::{Enforce, Rule, RuleName, Verdicts},
     selector::{Mismatch, Selector},
-    source::{ReadError, SourceFile, read},
+    source::{ReadError, SourceFile, is_policy_name, read},
 };
 use crate::{endpoints::Endpoints, workload::Workload};
 
@@ -138,7 +138,8 @@ impl Policy {
     }
 }
 
-fn sha256(files: &[SourceFile]) -> String {
+/// The digest of the files' names and contents, in hexadecimal: equal wherever the same files lie.
+pub fn sha256(files: &[SourceFile]) -> String {
     let mut digest = Sha256::new();
     for file in files {
         let name = file.name.rsplit('/').next().unwrap_or_default();

@@ -4,12 +4,12 @@ use std::{borrow::Cow, fmt};
 
 use guard_common::{EndpointId, Verdict};
 use jiff::civil::Date;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::selector::Selector;
 
 /// The name of a rule, as metrics, logs and denials give it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RuleName(Cow<'static, str>);
 

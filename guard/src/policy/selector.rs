@@ -1,8 +1,8 @@
 //! Which workloads a rule, or an item of `enforce`, is for. Pure matching, and why something did not match.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::glob::Glob;
 use crate::workload::{Labels, Workload};
@@ -38,10 +38,10 @@ pub(super) struct PairGlob {
 }
 
 /// A criterion that does not hold for a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mismatch {
     /// The selector's key: `namespaces`.
-    pub selector: &'static str,
+    pub selector: Cow<'static, str>,
     /// What it asks for, as it would be written in a policy.
     pub wanted: String,
     /// What the workload has.
@@ -154,7 +154,7 @@ impl Criterion {
             Self::HostNetwork(_) => workload.host_network.to_string(),
             Self::NodeLabels(wanted) => found(wanted, &workload.node_labels),
         };
-        Mismatch { selector: self.key(), wanted: self.wanted(), has }
+        Mismatch { selector: self.key().into(), wanted: self.wanted(), has }
     }
 
     fn wanted(&self) -> String {

@@ -6,11 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// The most that one file may hold: far more than a `ConfigMap` can carry.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// One file of a policy, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// Its path, as the user would write it: problems are reported under this name.
     pub name: String,
@@ -67,7 +69,8 @@ fn generation(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn is_policy_name(name: &Path) -> bool {
+/// Whether a policy is read from a file of this name.
+pub fn is_policy_name(name: &Path) -> bool {
     let hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
     !hidden && name.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }

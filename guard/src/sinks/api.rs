@@ -1,5 +1,5 @@
 //! The agent's HTTP API. Over TCP: `/metrics`, `/healthz`, `/readyz`. Over the Unix socket, which root alone can open,
-//! also `/status` and `/events` for `imds-guard status` and `watch`.
+//! also `/status`, `/explain/NAMESPACE/POD` and `/events` for `imds-guard status`, `explain` and `watch`.
 
 use std::{
     convert::Infallible,
@@ -29,6 +29,11 @@ pub enum Query {
     Metrics(oneshot::Sender<Vec<u8>>),
     Status(oneshot::Sender<String>),
     Ready(oneshot::Sender<Result<(), String>>),
+    /// About the pod `namespace/name`; the answer is none if it is not on this node.
+    Explain {
+        pod: String,
+        reply: oneshot::Sender<Option<String>>,
+    },
 }
 
 /// The API's way to the agent.
@@ -44,6 +49,9 @@ enum Door {
     Tcp,
     Unix,
 }
+
+/// What stands before `namespace/name` of the pod that is asked about.
+pub const EXPLAIN: &str = "/explain/";
 
 /// How long the agent may take to answer before it counts as unwell.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -143,6 +151,14 @@ async fn answer(request: Request<Incoming>, agent: Agent, door: Door) -> Result<
             Some(status) => typed("application/json", status),
             None => unwell(),
         },
+        (path, Door::Unix) if path.starts_with(EXPLAIN) => {
+            let pod = path[EXPLAIN.len()..].to_owned();
+            match ask(&agent, |reply| Query::Explain { pod, reply }).await {
+                Some(Some(explained)) => typed("application/json", explained),
+                Some(None) => text(StatusCode::NOT_FOUND, "no pod of this name is known on this node\n"),
+                None => unwell(),
+            }
+        }
         ("/events", Door::Unix) => stream(agent.events.subscribe()),
         _ => text(StatusCode::NOT_FOUND, "not found\n"),
     })

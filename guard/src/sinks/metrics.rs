@@ -4,11 +4,11 @@
 use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
 use prometheus::{
-    Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
 };
 
-use crate::{endpoints::Endpoints, kernel::Reading, pods::Index, reconcile::RuleNames};
+use crate::{endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames};
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -23,6 +23,10 @@ pub struct Metrics {
     policy_info: IntGaugeVec,
     reload_successful: IntGauge,
     reload_success_time: IntGauge,
+    started_unguarded: IntGaugeVec,
+    kubernetes_requests: IntCounterVec,
+    kubernetes_events: IntCounterVec,
+    kubernetes_event_errors: IntCounter,
     degraded: IntGaugeVec,
 }
 
@@ -91,6 +95,29 @@ impl Metrics {
                 "Pods on this node, by how they are treated.",
                 &["state"],
             )?,
+            started_unguarded: gauges(
+                &registry,
+                "imds_guard_pods_started_unguarded",
+                "Pods that were running already when the programs were attached.",
+                &["namespace", "service_account"],
+            )?,
+            kubernetes_requests: counters(
+                &registry,
+                "imds_guard_kubernetes_requests_total",
+                "Requests sent to the API server.",
+                &["verb", "resource"],
+            )?,
+            kubernetes_events: counters(
+                &registry,
+                "imds_guard_kubernetes_events_total",
+                "Kubernetes Events written, by reason.",
+                &["reason"],
+            )?,
+            kubernetes_event_errors: counter(
+                &registry,
+                "imds_guard_kubernetes_event_errors_total",
+                "Kubernetes Events that the API server did not take.",
+            )?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -124,7 +151,28 @@ impl Metrics {
         for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable] {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
+        for reason in Reason::ALL {
+            metrics.kubernetes_events.with_label_values(&[reason.as_str()]);
+        }
         Ok(metrics)
+    }
+
+    /// The counter of requests to the API server, by verb and resource.
+    pub fn kubernetes_requests(&self) -> IntCounterVec {
+        self.kubernetes_requests.clone()
+    }
+
+    /// The counters of Kubernetes Events: those written, by reason, and those that the API server did not take.
+    pub fn kubernetes_events(&self) -> (IntCounterVec, IntCounter) {
+        (self.kubernetes_events.clone(), self.kubernetes_event_errors.clone())
+    }
+
+    /// Shows the pods that ran before the guard, each with its namespace and service account.
+    pub fn set_started_unguarded<'a>(&self, pods: impl Iterator<Item = (&'a str, &'a str)>) {
+        self.started_unguarded.reset();
+        for (namespace, service_account) in pods {
+            self.started_unguarded.with_label_values(&[namespace, service_account]).inc();
+        }
     }
 
     /// Adds what the kernel counted since the last time. Pods without a name count under empty labels.
@@ -237,6 +285,10 @@ fn counters(
     labels: &[&str],
 ) -> prometheus::Result<IntCounterVec> {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    register(registry, IntCounter::new(name, help)?)
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {

@@ -13,11 +13,13 @@ mod serve;
 mod token;
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::namespace::Namespace;
@@ -36,7 +38,8 @@ pub const POD_IDENTITY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 23);
 pub const POD_IDENTITY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23);
 
 /// Which service stands behind an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Service {
     Imds,
     PodIdentity,
@@ -124,6 +127,11 @@ impl Simulator {
     /// Everything that reached the simulator since it started or last forgot.
     pub fn seen(&self) -> Seen {
         self.shared.record.copy()
+    }
+
+    /// Writes every request from now on into `file` too, as a line of JSON, before it is answered.
+    pub fn write_requests_to(&self, file: File) {
+        self.shared.record.write_to(file);
     }
 
     /// Begins a new record.

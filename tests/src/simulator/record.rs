@@ -1,6 +1,10 @@
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use super::Service;
 
@@ -14,7 +18,7 @@ pub struct Seen {
 }
 
 /// One request and the status it was answered with. Bodies and header values are not kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     pub service: Service,
     pub peer: SocketAddr,
@@ -50,11 +54,28 @@ impl Seen {
 
 /// Where the tasks of the simulator write down what they see.
 #[derive(Debug, Default)]
-pub(super) struct Record(Mutex<Seen>);
+pub(super) struct Record {
+    seen: Mutex<Seen>,
+    lines: Mutex<Option<File>>,
+}
 
 impl Record {
     pub(super) fn request(&self, request: Request) {
+        self.write_line(&request);
         self.seen().requests.push(request);
+    }
+
+    /// Writes every request from now on into a file too.
+    pub(super) fn write_to(&self, file: File) {
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    }
+
+    fn write_line(&self, request: &Request) {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut file) = lines.as_ref() else { return };
+        let line = serde_json::to_string(request).expect("a request is plain data") + "\n";
+        // In one write, so that nobody reads half a line. A full disk costs the line; the record has the request.
+        let _ = file.write_all(line.as_bytes());
     }
 
     pub(super) fn connection(&self, peer: IpAddr) {
@@ -89,6 +110,6 @@ impl Record {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         // A panic elsewhere leaves the counts as true as they were.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

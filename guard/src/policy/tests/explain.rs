@@ -35,8 +35,8 @@ fn every_rule_tells_how_far_it_came() {
     assert_eq!(fate("over"), Fate::Expired { until: jiff::civil::date(2026, 6, 1) });
     assert_eq!(fate("here"), Fate::Matched { decides: vec!["imds".to_owned()] });
     assert_eq!(fate("too-late"), Fate::Matched { decides: Vec::new() });
-    let mismatch = |selector, wanted: &str, has: &str| Mismatch {
-        selector,
+    let mismatch = |selector: &'static str, wanted: &str, has: &str| Mismatch {
+        selector: selector.into(),
         wanted: wanted.to_owned(),
         has: has.to_owned(),
     };

@@ -1,0 +1,79 @@
+//! The agent's side of the API server, where there is one.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{AgentError, PodsFrom, Settings, state::State};
+use crate::{
+    kubernetes::{ApiServer, News},
+    sinks::metrics::Metrics,
+};
+
+/// How long the first list of pods is waited for before the guard stands: who starts in this moment should have a name.
+const FIRST_LIST_WITHIN: Duration = Duration::from_secs(5);
+
+/// The API server, and what it tells. Where the pods come from a file there is none, and it tells nothing.
+pub(super) struct Cluster {
+    api: Option<ApiServer>,
+    news: Option<mpsc::Receiver<News>>,
+    /// Whether the start-up taint is still to be lifted, once this node's pods are known and the guard stands.
+    lift_taint: bool,
+}
+
+impl Cluster {
+    /// Begins to watch.
+    pub(super) async fn join(settings: &Settings, metrics: &Metrics) -> Result<Self, AgentError> {
+        let PodsFrom::ApiServer { node, policy } = &settings.pods_from else {
+            return Ok(Self { api: None, news: None, lift_taint: false });
+        };
+        let api = ApiServer::new(node.clone(), metrics.kubernetes_requests()).await?;
+        let news = Some(api.watch(policy.clone()));
+        Ok(Self { api: Some(api), news, lift_taint: true })
+    }
+
+    /// Takes what is told until the first list of pods is there, or has been waited for long enough.
+    pub(super) async fn first_list(&mut self, state: &mut State) {
+        let Some(api) = &self.api else { return };
+        state.recall_pods();
+        let (written, errors) = state.metrics.kubernetes_events();
+        state.voice.speak_to(api.write_events(written, errors.clone()), errors);
+        let first = timeout(FIRST_LIST_WITHIN, async {
+            loop {
+                let news = self.news().await;
+                let listed = matches!(news, News::Pods(_));
+                state.hear_news(news);
+                if listed {
+                    return;
+                }
+            }
+        });
+        if first.await.is_err() {
+            tracing::warn!(
+                "the API server has not told this node's pods yet: those not known before are unidentified"
+            );
+        }
+    }
+
+    /// Waits for news; without an API server, for ever.
+    pub(super) async fn news(&mut self) -> News {
+        if let Some(news) = &mut self.news
+            && let Some(news) = news.recv().await
+        {
+            return news;
+        }
+        std::future::pending().await
+    }
+
+    /// Lifts the node's start-up taint, if the pods are known and the guard stands.
+    pub(super) fn lift_startup_taint(&mut self, state: &State) {
+        let Some(api) = self.api.as_ref().filter(|_| self.lift_taint && state.is_listed()) else { return };
+        match state.check() {
+            Ok(()) => {
+                self.lift_taint = false;
+                api.lift_startup_taint();
+            }
+            Err(error) => tracing::error!(error, "the guard does not stand: the start-up taint stays"),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Asks the kernel which programs are attached to a cgroup.
+
+use std::{fs::File, io, os::fd::AsRawFd};
+
+/// The hooks that the guard attaches to, with the kernel's numbers for them (`enum bpf_attach_type`).
+pub(super) const HOOKS: [(&str, u32); 6] = [
+    ("cgroup_skb/egress", 1),
+    ("cgroup/sock_create", 2),
+    ("cgroup/connect4", 10),
+    ("cgroup/connect6", 11),
+    ("cgroup/sendmsg4", 14),
+    ("cgroup/sendmsg6", 15),
+];
+
+/// Whether the programs of a cgroup and a hook let others in beside them or below them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Attached without flags: no other program may be attached here or below.
+    Exclusive,
+    /// `BPF_F_ALLOW_OVERRIDE`: one that is attached below replaces it there; none may join it here.
+    Overridable,
+    /// `BPF_F_ALLOW_MULTI`, and all links: everyone runs.
+    Shared,
+}
+
+/// The command of bpf(2) that lists the programs of a cgroup and a hook (Linux 4.15).
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_F_ALLOW_OVERRIDE: u32 = 1;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// How many programs one cgroup can have at one hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+
+/// The part of `union bpf_attr` that belongs to the command, to its very end: Linux 6.17 writes `revision` even
+/// when it was told that the caller's structure ends before it.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttributes {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The programs that are attached to the cgroup `folder` itself.
+pub(super) fn query(folder: &File, attach_type: u32) -> io::Result<(Sharing, Vec<u32>)> {
+    let mut ids = [0_u32; MAX_PROGRAMS];
+    let mut attributes = QueryAttributes {
+        target_fd: folder.as_raw_fd().cast_unsigned(),
+        attach_type,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_cnt: u32::try_from(ids.len()).expect("a small array"),
+        ..QueryAttributes::default()
+    };
+    #[expect(unsafe_code, reason = "aya keeps its query of cgroup programs to itself")]
+    // SAFETY: the kernel reads and writes at most the given size of `attributes`, which covers every field of the
+    // command, and at most `prog_cnt` ids at `prog_ids`, which is the length of `ids`; both live past the call, and
+    // no other reference to them exists during it. `target_fd` is open as long as `folder` is borrowed.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attributes,
+            libc::c_uint::try_from(size_of::<QueryAttributes>()).expect("a small structure"),
+        )
+    };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let sharing = match attributes.attach_flags {
+        flags if flags & BPF_F_ALLOW_MULTI != 0 => Sharing::Shared,
+        flags if flags & BPF_F_ALLOW_OVERRIDE != 0 => Sharing::Overridable,
+        _ => Sharing::Exclusive,
+    };
+    Ok((sharing, ids.into_iter().take(attributes.prog_cnt as usize).collect()))
+}

@@ -1,0 +1,114 @@
+//! What the agent remembers on disk from one start to the next: the last pods that it knew, and the last policy that it
+//! accepted. Each is one file, replaced whole; without a folder to write to the agent starts from nothing.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{pods::Pod, policy::SourceFile};
+
+const PODS: &str = "pods.json";
+const POLICY: &str = "policy.json";
+
+/// The folder of what is remembered.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    folder: PathBuf,
+}
+
+/// Why something could not be remembered, or recalled.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    #[error("make the state folder {path}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not what this version writes: it is passed over")]
+    Parse { path: PathBuf, source: serde_json::Error },
+}
+
+impl Memory {
+    /// Opens the folder, and makes it for root alone if it is not there.
+    pub fn open(folder: &Path) -> Result<Self, MemoryError> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|source| MemoryError::Folder { path: folder.to_owned(), source })?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    pub fn save_pods(&self, pods: &[Arc<Pod>]) -> Result<(), MemoryError> {
+        let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
+        self.save(PODS, &pods)
+    }
+
+    /// The last pods, or none if nothing was ever remembered.
+    pub fn pods(&self) -> Result<Option<Vec<Pod>>, MemoryError> {
+        self.recall(PODS)
+    }
+
+    pub fn save_policy(&self, files: &[SourceFile]) -> Result<(), MemoryError> {
+        self.save(POLICY, files)
+    }
+
+    /// The files of the last policy that was accepted.
+    pub fn policy(&self) -> Result<Option<Vec<SourceFile>>, MemoryError> {
+        self.recall(POLICY)
+    }
+
+    fn save(&self, name: &str, content: &(impl Serialize + ?Sized)) -> Result<(), MemoryError> {
+        let path = self.folder.join(name);
+        let fresh = path.with_extension("new");
+        let text = serde_json::to_vec(content).expect("plain data");
+        let replace = || {
+            let mut file = fs::OpenOptions::new();
+            let mut file = file.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            io::Write::write_all(&mut file, &text)?;
+            // A node that loses power must find the old file or the new one, never an empty one.
+            file.sync_data()?;
+            fs::rename(&fresh, &path)
+        };
+        replace().map_err(|source| MemoryError::Write { path: path.clone(), source })
+    }
+
+    fn recall<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
+        let path = self.folder.join(name);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(MemoryError::Read { path, source }),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|source| MemoryError::Parse { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_last_is_recalled() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let memory = Memory::open(&folder.path().join("state")).expect("a folder");
+        assert_eq!(memory.policy().expect("nothing yet"), None);
+        let file = |text: &str| SourceFile { name: "10-a.yaml".to_owned(), text: text.to_owned() };
+        memory.save_policy(&[file("version: 1")]).expect("saved");
+        memory.save_policy(&[file("version: 1\n")]).expect("saved");
+        assert_eq!(memory.policy().expect("readable"), Some(vec![file("version: 1\n")]));
+        assert_eq!(memory.pods().expect("nothing yet"), None);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let memory = Memory::open(folder.path()).expect("a folder");
+        fs::write(folder.path().join(PODS), "{").expect("writable");
+        let error = memory.pods().expect_err("no pods").to_string();
+        assert!(error.contains("pods.json"), "{error}");
+    }
+}
