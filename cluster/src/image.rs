@@ -12,8 +12,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// The agent's image.
-pub const AGENT_IMAGE: &str = "localhost/imds-guard:test";
+/// The agent's image, as the manifests name it.
+pub const AGENT_IMAGE: &str = concat!("docker.io/library/imds-guard:", env!("CARGO_PKG_VERSION"));
 /// The image of the tests' own pods: busybox and curl.
 pub const CLIENT_IMAGE: &str = "localhost/client:test";
 /// The image that holds a pod's namespaces.

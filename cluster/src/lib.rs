@@ -15,6 +15,7 @@
 
 mod cluster;
 mod folder;
+pub mod guard;
 mod image;
 pub mod node;
 mod pods;
@@ -23,6 +24,7 @@ mod supervise;
 
 pub use cluster::Cluster;
 pub use folder::{FOLDER, Folder};
+pub use guard::Guard;
 pub use image::{AGENT_IMAGE, CLIENT_IMAGE};
 pub use pods::{Namespace, StaticPod, client_pod};
 pub use supervise::{down, init, serve};

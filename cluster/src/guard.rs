@@ -1,0 +1,190 @@
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use guard_tests::agent::Metrics;
+use guard_tests::process::successful;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::node;
+
+/// The namespace that the manifests install the agent in.
+pub const NAMESPACE: &str = "imds-guard";
+
+/// The ConfigMap with the policy.
+const POLICY: &str = "imds-guard-policy";
+
+/// The taint that keeps pods away from a node until its agent stands.
+const TAINT: &str = "imds-guard.io/agent-not-ready";
+
+/// The agent, installed from the manifests in `deploy/` and started by the kubelet. Dropping it uninstalls it.
+#[derive(Debug)]
+pub struct Guard<'a> {
+    cluster: &'a Cluster,
+    manifests: String,
+    /// There is one node, so there can be one guard: tests of one program wait for each other here.
+    _turn: MutexGuard<'static, ()>,
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+impl<'a> Guard<'a> {
+    /// Installs what `kubectl kustomize deploy/kustomize/PROFILE` renders, with another policy, on a node that is new:
+    /// it bears the start-up taint, and nothing is left of an agent from before.
+    pub fn install(cluster: &'a Cluster, profile: &str, policy: &str) -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        taint(cluster)?;
+        let manifests = cluster.kubectl(&["kustomize", path(&deploy().join("kustomize").join(profile))?])?;
+        let guard = Self { cluster, manifests, _turn: turn };
+        cluster.apply(&guard.manifests)?;
+        guard.set_policy(policy)?;
+        guard.wait_until_ready()?;
+        Ok(guard)
+    }
+
+    /// Waits until every node has a ready agent.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let rollout = ["rollout", "status", "daemonset/imds-guard", "--namespace", NAMESPACE, "--timeout=100s"];
+        self.cluster.kubectl(&rollout).map(drop).with_context(|| self.log().unwrap_or_default())
+    }
+
+    /// Replaces the policy, as people do: with kubectl.
+    pub fn set_policy(&self, policy: &str) -> Result<()> {
+        let map = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": POLICY, "namespace": NAMESPACE },
+            "data": { "policy.yaml": policy },
+        });
+        self.cluster.kubectl_with_input(&["replace", "--filename", "-"], &map.to_string()).map(drop)
+    }
+
+    /// Replaces the policy and waits until the agent has it in force.
+    pub fn enforce(&self, policy: &str) -> Result<()> {
+        let before = self.status()?["policy"]["sha256"].clone();
+        self.set_policy(policy)?;
+        self.cluster.wait_for("the new policy to be in force", |_| {
+            Ok((self.status()?["policy"]["sha256"] != before).then_some(()))
+        })
+    }
+
+    /// The agent's pod: the newest that is not on its way out.
+    pub fn pod(&self) -> Result<Value> {
+        let selector = "--selector=app.kubernetes.io/name=imds-guard";
+        let pods = self.cluster.get(&["pods", "--namespace", NAMESPACE, selector])?;
+        let pods = pods["items"].as_array().into_iter().flatten();
+        let mut live = pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        live.next().cloned().context("no agent's pod is there")
+    }
+
+    /// What `imds-guard ARGUMENTS` prints in the agent's pod.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let exec = ["exec", "--namespace", NAMESPACE, "daemonset/imds-guard", "--", "imds-guard"];
+        self.cluster.kubectl(&[&exec, arguments].concat())
+    }
+
+    /// What the agent says of itself.
+    pub fn status(&self) -> Result<Value> {
+        serde_json::from_str(&self.run(&["status", "--json"])?).context("parse the status")
+    }
+
+    /// The place at which Prometheus finds its metrics.
+    pub fn address(&self) -> Result<String> {
+        let pod = self.pod()?;
+        let ip = pod["status"]["podIP"].as_str().context("the agent's pod has an address")?;
+        Ok(format!("{ip}:9811"))
+    }
+
+    /// A scrape of its metrics, over the network.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let url = format!("http://{}/metrics", self.address()?);
+        let mut curl = self.cluster.in_node("curl")?;
+        let output = curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", &url]).output();
+        Ok(Metrics::parse(&successful(output.context("start curl in the node")?)?))
+    }
+
+    /// What the agent has logged.
+    pub fn log(&self) -> Result<String> {
+        self.cluster.kubectl(&["logs", "--namespace", NAMESPACE, "daemonset/imds-guard", "--tail=200"])
+    }
+
+    /// How often its container has been started again.
+    pub fn restarts(&self) -> Result<u64> {
+        self.pod()?["status"]["containerStatuses"][0]["restartCount"].as_u64().context("it has a container")
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "--filename", "-", "--ignore-not-found", "--timeout=100s"];
+        if let Err(error) = self.cluster.kubectl_with_input(&delete, &self.manifests) {
+            eprintln!("left behind: {error:#}");
+        }
+        // What the agent remembers lies on the node, not in the cluster.
+        let removed = self.cluster.in_node("rm").map(|mut rm| rm.args(["-rf", "/var/lib/imds-guard"]).status());
+        if !matches!(removed, Ok(Ok(status)) if status.success()) {
+            eprintln!("left behind: /var/lib/imds-guard in the node");
+        }
+    }
+}
+
+/// Puts the start-up taint on the node, as it is on a new one.
+fn taint(cluster: &Cluster) -> Result<()> {
+    let taint = format!("{TAINT}=:NoSchedule");
+    cluster.kubectl(&["taint", "node", node::NAME, &taint, "--overwrite"]).map(drop)
+}
+
+/// Whether the node bears the start-up taint.
+pub fn is_tainted(cluster: &Cluster) -> Result<bool> {
+    let node = cluster.get(&["node", node::NAME])?;
+    let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    Ok(taints.any(|taint| taint["key"] == TAINT))
+}
+
+/// The folder `deploy/` of the project.
+pub fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").join("deploy")
+}
+
+/// What became of a request to IMDS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Answered,
+    Refused,
+    Other(String),
+}
+
+/// Has a container of a pod ask IMDS, and checks that IMDS saw the request if and only if it was answered.
+pub fn ask_imds(cluster: &Cluster, namespace: &str, pod: &str, container: Option<&str>) -> Result<Answer> {
+    let path = unique_path();
+    let url = format!("http://169.254.169.254{path}");
+    let container = container.map(|name| vec!["--container", name]).unwrap_or_default();
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "10", "--output", "/dev/null", &url];
+    let exec = [&["exec", "--namespace", namespace, pod][..], &container, &["--"], &curl].concat();
+    let mut command = cluster.kubectl_command()?;
+    let output = command.args(exec).output().context("start kubectl in the node")?;
+    judge(cluster, &path, output.status.success(), &String::from_utf8_lossy(&output.stderr))
+}
+
+/// What happened to an attempt to ask for `path`, by what the client and IMDS say.
+pub fn judge(cluster: &Cluster, path: &str, answered: bool, complaint: &str) -> Result<Answer> {
+    let seen = cluster.imds_requests()?.iter().any(|request| request.path == path);
+    ensure!(seen == answered, "the client says answered: {answered}, IMDS saw it: {seen}\n{complaint}");
+    Ok(match answered {
+        true => Answer::Answered,
+        false if complaint.contains("Connection refused") || complaint.contains("Failed to connect") => Answer::Refused,
+        false => Answer::Other(complaint.to_owned()),
+    })
+}
+
+/// A path below the metadata that nobody else asks for.
+pub fn unique_path() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("/latest/meta-data/test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is no text", path.display()))
+}

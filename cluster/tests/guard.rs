@@ -1,0 +1,297 @@
+//! The agent, installed from the manifests, guards what a kubelet runs, and says so where people look.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use guard_cluster::guard::{self, Answer, Guard, ask_imds, is_tainted};
+use guard_cluster::{CLIENT_IMAGE, Cluster, Namespace, StaticPod, client_pod};
+
+/// How soon a change of the ConfigMap must count: seconds, where the volume may take minutes.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+
+#[test]
+fn with_all_privileges_it_guards_every_kind_of_pod() -> Result<()> {
+    guards("base")
+}
+
+#[test]
+fn with_named_capabilities_it_guards_every_kind_of_pod() -> Result<()> {
+    guards("overlays/capabilities")
+}
+
+/// The whole story, in one installation.
+fn guards(profile: &str) -> Result<()> {
+    let cluster = Cluster::attach()?;
+    let shop = Namespace::create(&cluster, "shop")?;
+    for account in ["cart", "scraper", "catalog", "orders", "web", "early"] {
+        shop.add_account(account)?;
+    }
+    shop.add_pod("early", "serviceAccountName: early")?;
+    let role = "eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/catalog";
+    cluster.kubectl(&["annotate", "serviceaccount", "catalog", role, "--namespace", shop.name()])?;
+    cluster.kubectl(&["label", "namespace", shop.name(), "team=shop"])?;
+
+    let guard = Guard::install(&cluster, profile, &policy("all"))?;
+    cluster.wait_for("the start-up taint to be lifted", |cluster| Ok((!is_tainted(cluster)?).then_some(())))?;
+    let scene = Scene::set(&cluster, &shop)?;
+
+    verdicts_are_the_policys(&scene)?;
+    everyone_is_named(&scene, &guard)?;
+    events_tell_it_at_the_pod(&scene)?;
+    the_command_line_works_in_the_pod(&scene, &guard)?;
+    a_change_of_the_config_map_counts_at_once(&scene, &guard)?;
+    a_bad_config_map_changes_nothing(&scene, &guard)?;
+    the_requests_are_few(&scene)
+}
+
+/// Everyone is enforced or audited; three are allowed, each found in another way.
+fn policy(enforce: &str) -> String {
+    format!(
+        "version: 1
+help: https://wiki.example/aws
+enforce: {enforce}
+default: {{ imds: deny }}
+rules:
+  - {{ name: by-account, match: {{ serviceAccounts: [\"shop-*/orders\"] }}, imds: allow }}
+  - {{ name: by-label, match: {{ namespaceLabels: {{ team: shop }}, hostNetwork: true }}, imds: allow }}
+  - {{ name: by-owner, match: {{ namespaceLabels: {{ team: shop }}, workloads: [deployment/web] }}, imds: allow }}
+"
+    )
+}
+
+/// Pods of five service accounts, a static one, and one from before the guard.
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    shop: &'a Namespace<'a>,
+    web: String,
+    fixed: StaticPod,
+}
+
+impl<'a> Scene<'a> {
+    fn set(cluster: &'a Cluster, shop: &'a Namespace<'a>) -> Result<Self> {
+        // All are asked for first, so that they start beside each other.
+        let namespace = shop.name();
+        cluster.apply(&client_pod(namespace, "cart", "serviceAccountName: cart"))?;
+        cluster.apply(&client_pod(namespace, "scraper", "serviceAccountName: scraper, hostNetwork: true"))?;
+        cluster.apply(&client_pod(namespace, "orders", "serviceAccountName: orders"))?;
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: catalog, namespace: {namespace}}}\n\
+             spec: {{serviceAccountName: catalog, terminationGracePeriodSeconds: 1, containers: \
+             [{{name: first, image: '{CLIENT_IMAGE}'}}, {{name: second, image: '{CLIENT_IMAGE}'}}]}}\n"
+        ))?;
+        cluster.apply(&format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: {namespace}}}\n\
+             spec: {{selector: {{matchLabels: {{app: web}}}}, template: {{metadata: {{labels: {{app: web}}}}, \
+             spec: {{serviceAccountName: web, terminationGracePeriodSeconds: 1, \
+             containers: [{{name: client, image: '{CLIENT_IMAGE}'}}]}}}}}}\n"
+        ))?;
+        let fixed = StaticPod::create(cluster, "fixed", &client_pod("default", "fixed", ""))?;
+        for pod in ["cart", "scraper", "orders", "catalog"] {
+            cluster.wait_until_ready(namespace, pod)?;
+        }
+        cluster.wait_until_ready("default", fixed.name())?;
+        cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s", "--namespace", namespace])?;
+        let web = cluster.get(&["pods", "--namespace", namespace, "--selector=app=web"])?;
+        let web = web["items"][0]["metadata"]["name"].as_str().context("the Deployment has a pod")?.to_owned();
+        let scene = Self { cluster, shop, web, fixed };
+        scene.restart_container("orders")?;
+        Ok(scene)
+    }
+
+    /// Ends the first process of a pod's container, and waits until the kubelet has started another.
+    fn restart_container(&self, pod: &str) -> Result<()> {
+        let before = self.cluster.container(self.shop.name(), pod)?;
+        self.cluster.exec(self.shop.name(), pod, &["kill", "1"])?;
+        self.cluster.wait_for(&format!("the container of {pod} to be started again"), |cluster| {
+            Ok((cluster.container(self.shop.name(), pod)? != before).then_some(()))
+        })?;
+        self.cluster.wait_until_ready(self.shop.name(), pod).map(drop)
+    }
+
+    /// Who asks, and whether the policy allows it.
+    fn cast(&self) -> [(&str, &str, Option<&str>, bool); 8] {
+        let shop = self.shop.name();
+        [
+            (shop, "cart", None, false),
+            (shop, "early", None, false),
+            (shop, "catalog", Some("first"), false),
+            (shop, "catalog", Some("second"), false),
+            ("default", self.fixed.name(), None, false),
+            (shop, "scraper", None, true),
+            (shop, "orders", None, true),
+            (shop, &self.web, None, true),
+        ]
+    }
+
+    fn ask_all(&self, expected: impl Fn(bool) -> Answer) -> Result<()> {
+        for (namespace, pod, container, allowed) in self.cast() {
+            let answer = ask_imds(self.cluster, namespace, pod, container)?;
+            let expected = expected(allowed);
+            ensure!(answer == expected, "{namespace}/{pod}: {answer:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+}
+
+fn by_policy(allowed: bool) -> Answer {
+    if allowed { Answer::Answered } else { Answer::Refused }
+}
+
+fn verdicts_are_the_policys(scene: &Scene<'_>) -> Result<()> {
+    scene.ask_all(by_policy)
+}
+
+/// Each attempt counts under its own namespace and service account; who was there before is named.
+fn everyone_is_named(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
+    let metrics = guard.metrics()?;
+    let shop = scene.shop.name();
+    for (namespace, account, verdict, attempts) in [
+        (shop, "cart", "deny", 1),
+        (shop, "early", "deny", 1),
+        (shop, "catalog", "deny", 2),
+        ("default", "default", "deny", 1),
+        (shop, "scraper", "allow", 1),
+        (shop, "orders", "allow", 1),
+        (shop, "web", "allow", 1),
+    ] {
+        let labels = [
+            ("namespace", namespace),
+            ("service_account", account),
+            ("endpoint", "imds"),
+            ("verdict", verdict),
+            ("mode", "enforce"),
+        ];
+        let counted = metrics.count("imds_guard_attempts_total", &labels);
+        ensure!(counted == attempts, "{namespace}/{account}: {counted} attempts, not {attempts}");
+    }
+    let early = |account| {
+        let labels = [("namespace", shop), ("service_account", account)];
+        metrics.count("imds_guard_pods_started_unguarded", &labels)
+    };
+    ensure!((early("early"), early("cart")) == (1, 0), "one pod was there before the guard");
+    let unidentified = metrics.count("imds_guard_pods", &[("state", "unidentified")]);
+    ensure!(unidentified == 0, "{unidentified} pods have no name");
+    Ok(())
+}
+
+/// `kubectl describe pod` tells of the denial, with what to do about it.
+fn events_tell_it_at_the_pod(scene: &Scene<'_>) -> Result<()> {
+    for (pod, remedy) in [("cart", "Give the service account a role of its own"), ("catalog", "role/catalog by IRSA")] {
+        let described = describe(scene, pod, "IMDSDenied")?;
+        for part in ["Warning", "to reach imds", "denied", remedy, "https://wiki.example/aws"] {
+            ensure!(described.contains(part), "`{part}` is not said of {pod}:\n{described}");
+        }
+    }
+    let quiet = scene.cluster.kubectl(&["describe", "pod", "orders", "--namespace", scene.shop.name()])?;
+    ensure!(!quiet.contains("IMDS"), "nothing is said of who is allowed:\n{quiet}");
+    Ok(())
+}
+
+/// What kubectl says of a pod, once an Event with this reason is among it.
+fn describe(scene: &Scene<'_>, pod: &str, reason: &str) -> Result<String> {
+    scene.cluster.wait_for(&format!("an Event {reason} at {pod}"), |cluster| {
+        let described = cluster.kubectl(&["describe", "pod", pod, "--namespace", scene.shop.name()])?;
+        Ok(described.contains(reason).then_some(described))
+    })
+}
+
+fn the_command_line_works_in_the_pod(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
+    let shop = scene.shop.name();
+    let table = guard.run(&["status"])?;
+    let row = |pod: &str| table.lines().find(|line| line.contains(pod) && line.contains(shop)).unwrap_or_default();
+    for (pod, words) in [
+        ("cart", ["denied", "default"]),
+        ("early *", ["denied", "default"]),
+        ("scraper", ["allowed", "by-label"]),
+        ("orders", ["allowed", "by-account"]),
+        (&scene.web, ["allowed", "by-owner"]),
+    ] {
+        ensure!(words.iter().all(|word| row(pod).contains(word)), "{pod} is not {words:?}:\n{table}");
+    }
+    let own = table.lines().find(|line| line.contains(guard::NAMESPACE) && line.contains("self"));
+    ensure!(own.is_some(), "the agent's own pod is not shown as allowed:\n{table}");
+    let explained = guard.run(&["explain", "--pod", &format!("{shop}/{}", scene.web)])?;
+    ensure!(explained.contains("matches  by-owner, and decides imds"), "{explained}");
+    Ok(())
+}
+
+fn a_change_of_the_config_map_counts_at_once(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
+    let agent = guard.pod()?["metadata"]["uid"].clone();
+    let changed = Instant::now();
+    guard.enforce(&policy("none"))?;
+    let took = changed.elapsed();
+    scene.ask_all(|_| Answer::Answered)?;
+    ensure!(took < CHANGE_WITHIN, "it took {took:?}");
+    describe(scene, "cart", "IMDSWouldDeny")?;
+    let labels = [("service_account", "cart"), ("verdict", "deny"), ("mode", "audit")];
+    ensure!(guard.metrics()?.count("imds_guard_attempts_total", &labels) == 1, "the audit counts");
+
+    guard.enforce(&policy(&format!("[{{ namespaces: [\"{}\"] }}]", scene.shop.name())))?;
+    let fixed = ask_imds(scene.cluster, "default", scene.fixed.name(), None)?;
+    ensure!(fixed == Answer::Answered, "it is not selected: {fixed:?}");
+    let cart = ask_imds(scene.cluster, scene.shop.name(), "cart", None)?;
+    ensure!(cart == Answer::Refused, "it is selected: {cart:?}");
+    let same = guard.pod()?["metadata"]["uid"] == agent && guard.restarts()? == 0;
+    ensure!(same, "the agent was started again");
+    Ok(())
+}
+
+fn a_bad_config_map_changes_nothing(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
+    guard.enforce(&policy("all"))?;
+    guard.set_policy("version: 1\nenforce: al\n")?;
+    let pod = guard.pod()?["metadata"]["name"].as_str().context("it has a name")?.to_owned();
+    let described = scene.cluster.wait_for("an Event at the agent's pod", |cluster| {
+        let described = cluster.kubectl(&["describe", "pod", &pod, "--namespace", guard::NAMESPACE])?;
+        Ok(described.contains("PolicyRejected").then_some(described))
+    })?;
+    ensure!(described.contains("policy.yaml:2:10"), "the place is not named:\n{described}");
+    let metrics = guard.metrics()?;
+    ensure!(metrics.count("imds_guard_policy_last_reload_successful", &[]) == 0);
+    scene.ask_all(by_policy)?;
+    guard.set_policy(&policy("all"))?;
+    scene.cluster.wait_for("the policy to be accepted again", |_| {
+        let status = guard.status()?;
+        Ok(status["policy"]["refused"].is_null().then_some(()))
+    })
+}
+
+/// What a node asks of the API server: two watches, one look at each object that its pods refer to, and Events.
+fn the_requests_are_few(scene: &Scene<'_>) -> Result<()> {
+    let requests = scene.cluster.agent_requests()?;
+    let about = |request: &guard_cluster::records::AgentRequest| {
+        let object = request.object_ref.clone().unwrap_or_default();
+        (request.verb.clone(), object.resource, object.namespace, object.name)
+    };
+    let in_shop = requests.iter().map(about).filter(|(_, _, namespace, name)| {
+        namespace == scene.shop.name() || name == scene.shop.name()
+    });
+    let mut looks = std::collections::BTreeMap::<_, u32>::new();
+    for what in in_shop.filter(|(verb, ..)| verb == "get") {
+        *looks.entry(what).or_default() += 1;
+    }
+    ensure!(!looks.is_empty(), "the agent looks things up");
+    for (what, times) in &looks {
+        // Twice for what the server does not have at hand yet.
+        ensure!(*times <= 2, "{what:?} was asked for {times} times");
+    }
+    let strays: Vec<_> = requests
+        .iter()
+        .map(about)
+        .filter(|(verb, resource, ..)| {
+            let known = match verb.as_str() {
+                "list" | "watch" => ["pods", "configmaps"].contains(&resource.as_str()),
+                "get" => ["namespaces", "nodes", "serviceaccounts", "replicasets", "jobs"].contains(&resource.as_str()),
+                "create" | "patch" => ["events", "nodes"].contains(&resource.as_str()),
+                _ => false,
+            };
+            !known
+        })
+        .collect();
+    ensure!(strays.is_empty(), "requests that nobody expects: {strays:?}");
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|request| request.response_status.as_ref().is_some_and(|status| status.code == 403))
+        .collect();
+    ensure!(refused.is_empty(), "requests that the agent may not make: {refused:?}");
+    Ok(())
+}
