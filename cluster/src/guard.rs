@@ -46,7 +46,8 @@ impl<'a> Guard<'a> {
 
     /// Waits until every node has a ready agent.
     pub fn wait_until_ready(&self) -> Result<()> {
-        let rollout = ["rollout", "status", "daemonset/imds-guard", "--namespace", NAMESPACE, "--timeout=100s"];
+        let rollout =
+            ["rollout", "status", "daemonset/imds-guard", "--namespace", NAMESPACE, "--timeout=100s"];
         self.cluster.kubectl(&rollout).map(drop).with_context(|| self.log().unwrap_or_default())
     }
 
@@ -123,7 +124,8 @@ impl Drop for Guard<'_> {
             eprintln!("left behind: {error:#}");
         }
         // What the agent remembers lies on the node, not in the cluster.
-        let removed = self.cluster.in_node("rm").map(|mut rm| rm.args(["-rf", "/var/lib/imds-guard"]).status());
+        let removed =
+            self.cluster.in_node("rm").map(|mut rm| rm.args(["-rf", "/var/lib/imds-guard"]).status());
         if !matches!(removed, Ok(Ok(status)) if status.success()) {
             eprintln!("left behind: /var/lib/imds-guard in the node");
         }
@@ -174,7 +176,9 @@ pub fn judge(cluster: &Cluster, path: &str, answered: bool, complaint: &str) -> 
     ensure!(seen == answered, "the client says answered: {answered}, IMDS saw it: {seen}\n{complaint}");
     Ok(match answered {
         true => Answer::Answered,
-        false if complaint.contains("Connection refused") || complaint.contains("Failed to connect") => Answer::Refused,
+        false if complaint.contains("Connection refused") || complaint.contains("Failed to connect") => {
+            Answer::Refused
+        }
         false => Answer::Other(complaint.to_owned()),
     })
 }

@@ -19,6 +19,7 @@ pub mod guard;
 mod image;
 pub mod node;
 mod pods;
+pub mod prometheus;
 pub mod records;
 mod supervise;
 

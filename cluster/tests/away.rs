@@ -48,9 +48,15 @@ fn without_the_api_server_the_known_are_known_and_the_others_unidentified() -> R
         Ok((ask_imds(cluster, "default", late.name(), None)? == Answer::Answered).then_some(()))
     })?;
     away.add_pod("newcomer", "serviceAccountName: trusted")?;
-    ensure!(ask_imds(&cluster, away.name(), "newcomer", None)? == Answer::Answered, "new pods are named again");
+    ensure!(
+        ask_imds(&cluster, away.name(), "newcomer", None)? == Answer::Answered,
+        "new pods are named again"
+    );
     let metrics = guard.metrics()?;
-    ensure!(metrics.count("imds_guard_degraded", &[("feature", "kubernetes_api")]) == 0, "it says that all is well");
+    ensure!(
+        metrics.count("imds_guard_degraded", &[("feature", "kubernetes_api")]) == 0,
+        "it says that all is well"
+    );
     Ok(())
 }
 
@@ -58,7 +64,8 @@ fn without_the_api_server_the_known_are_known_and_the_others_unidentified() -> R
 fn while_away(cluster: &Cluster, agent: &str, gone: Instant) -> Result<StaticPod> {
     ensure!(cluster.kubectl(&["get", "nodes"]).is_err(), "the API server still answers");
     let late = StaticPod::create(cluster, "late", &client_pod("default", "late", ""))?;
-    let expected = [("trusted", Answer::Answered), ("stranger", Answer::Refused), ("late-node-1", Answer::Refused)];
+    let expected =
+        [("trusted", Answer::Answered), ("stranger", Answer::Refused), ("late-node-1", Answer::Refused)];
     for (pod, expected) in &expected {
         let answer = ask(cluster, pod)?;
         ensure!(answer == *expected, "{pod}: {answer:?}, not {expected:?}");
@@ -80,7 +87,10 @@ fn while_away(cluster: &Cluster, agent: &str, gone: Instant) -> Result<StaticPod
     }
     let url = format!("http://{agent}/metrics");
     let metrics = successful(cluster.in_node("curl")?.args(["--silent", "--max-time", "5", &url]).output()?)?;
-    ensure!(metrics.contains("imds_guard_degraded{feature=\"kubernetes_api\"} 1"), "it says that the server is away");
+    ensure!(
+        metrics.contains("imds_guard_degraded{feature=\"kubernetes_api\"} 1"),
+        "it says that the server is away"
+    );
     Ok(late)
 }
 
@@ -115,11 +125,13 @@ fn running(cluster: &Cluster, pod: &str) -> Result<Option<String>> {
     let ctr = |arguments: &[&str]| -> Result<String> {
         successful(cluster.in_node("ctr")?.args(["--namespace", "k8s.io"]).args(arguments).output()?)
     };
-    let label = if pod == guard::NAMESPACE { "io.kubernetes.pod.namespace" } else { "io.kubernetes.pod.name" };
+    let label =
+        if pod == guard::NAMESPACE { "io.kubernetes.pod.namespace" } else { "io.kubernetes.pod.name" };
     let filter = format!("labels.\"{label}\"=={pod},labels.\"io.cri-containerd.kind\"==container");
     let containers = ctr(&["containers", "list", "--quiet", &filter])?;
     let tasks = ctr(&["tasks", "list"])?;
-    let runs = |container: &&str| tasks.lines().any(|line| line.contains(*container) && line.contains("RUNNING"));
+    let runs =
+        |container: &&str| tasks.lines().any(|line| line.contains(*container) && line.contains("RUNNING"));
     Ok(containers.lines().find(runs).map(ToOwned::to_owned))
 }
 
@@ -127,7 +139,8 @@ fn running(cluster: &Cluster, pod: &str) -> Result<Option<String>> {
 fn ready(cluster: &Cluster, agent: &str) -> Result<()> {
     let url = format!("http://{agent}/readyz");
     cluster.wait_for("the agent to be ready", |cluster| {
-        let output = cluster.in_node("curl")?.args(["--silent", "--fail", "--max-time", "5", &url]).output()?;
+        let output =
+            cluster.in_node("curl")?.args(["--silent", "--fail", "--max-time", "5", &url]).output()?;
         Ok(output.status.success().then_some(()))
     })
 }

@@ -32,7 +32,8 @@ fn guards(profile: &str) -> Result<()> {
     cluster.kubectl(&["label", "namespace", shop.name(), "team=shop"])?;
 
     let guard = Guard::install(&cluster, profile, &policy("all"))?;
-    cluster.wait_for("the start-up taint to be lifted", |cluster| Ok((!is_tainted(cluster)?).then_some(())))?;
+    cluster
+        .wait_for("the start-up taint to be lifted", |cluster| Ok((!is_tainted(cluster)?).then_some(())))?;
     let scene = Scene::set(&cluster, &shop)?;
 
     verdicts_are_the_policys(&scene)?;
@@ -90,9 +91,17 @@ impl<'a> Scene<'a> {
             cluster.wait_until_ready(namespace, pod)?;
         }
         cluster.wait_until_ready("default", fixed.name())?;
-        cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s", "--namespace", namespace])?;
+        cluster.kubectl(&[
+            "rollout",
+            "status",
+            "deployment/web",
+            "--timeout=60s",
+            "--namespace",
+            namespace,
+        ])?;
         let web = cluster.get(&["pods", "--namespace", namespace, "--selector=app=web"])?;
-        let web = web["items"][0]["metadata"]["name"].as_str().context("the Deployment has a pod")?.to_owned();
+        let web =
+            web["items"][0]["metadata"]["name"].as_str().context("the Deployment has a pod")?.to_owned();
         let scene = Self { cluster, shop, web, fixed };
         scene.restart_container("orders")?;
         Ok(scene)
@@ -176,7 +185,9 @@ fn everyone_is_named(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
 
 /// `kubectl describe pod` tells of the denial, with what to do about it.
 fn events_tell_it_at_the_pod(scene: &Scene<'_>) -> Result<()> {
-    for (pod, remedy) in [("cart", "Give the service account a role of its own"), ("catalog", "role/catalog by IRSA")] {
+    for (pod, remedy) in
+        [("cart", "Give the service account a role of its own"), ("catalog", "role/catalog by IRSA")]
+    {
         let described = describe(scene, pod, "IMDSDenied")?;
         for part in ["Warning", "to reach imds", "denied", remedy, "https://wiki.example/aws"] {
             ensure!(described.contains(part), "`{part}` is not said of {pod}:\n{described}");
@@ -198,7 +209,8 @@ fn describe(scene: &Scene<'_>, pod: &str, reason: &str) -> Result<String> {
 fn the_command_line_works_in_the_pod(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
     let shop = scene.shop.name();
     let table = guard.run(&["status"])?;
-    let row = |pod: &str| table.lines().find(|line| line.contains(pod) && line.contains(shop)).unwrap_or_default();
+    let row =
+        |pod: &str| table.lines().find(|line| line.contains(pod) && line.contains(shop)).unwrap_or_default();
     for (pod, words) in [
         ("cart", ["denied", "default"]),
         ("early *", ["denied", "default"]),
@@ -262,9 +274,10 @@ fn the_requests_are_few(scene: &Scene<'_>) -> Result<()> {
         let object = request.object_ref.clone().unwrap_or_default();
         (request.verb.clone(), object.resource, object.namespace, object.name)
     };
-    let in_shop = requests.iter().map(about).filter(|(_, _, namespace, name)| {
-        namespace == scene.shop.name() || name == scene.shop.name()
-    });
+    let in_shop = requests
+        .iter()
+        .map(about)
+        .filter(|(_, _, namespace, name)| namespace == scene.shop.name() || name == scene.shop.name());
     let mut looks = std::collections::BTreeMap::<_, u32>::new();
     for what in in_shop.filter(|(verb, ..)| verb == "get") {
         *looks.entry(what).or_default() += 1;
@@ -280,7 +293,8 @@ fn the_requests_are_few(scene: &Scene<'_>) -> Result<()> {
         .filter(|(verb, resource, ..)| {
             let known = match verb.as_str() {
                 "list" | "watch" => ["pods", "configmaps"].contains(&resource.as_str()),
-                "get" => ["namespaces", "nodes", "serviceaccounts", "replicasets", "jobs"].contains(&resource.as_str()),
+                "get" => ["namespaces", "nodes", "serviceaccounts", "replicasets", "jobs"]
+                    .contains(&resource.as_str()),
                 "create" | "patch" => ["events", "nodes"].contains(&resource.as_str()),
                 _ => false,
             };

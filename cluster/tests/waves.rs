@@ -56,7 +56,10 @@ fn no_newcomer_is_let_through_or_turned_away_by_mistake() -> Result<()> {
         guard.metrics().map(|metrics| metrics.count("imds_guard_attempts_total", &labels))
     };
     let all = u64::try_from(WAVES * PODS_A_WAVE)?;
-    ensure!((attempts("trusted", "allow")?, attempts("stranger", "deny")?) == (all, all), "each counts, by its name");
+    ensure!(
+        (attempts("trusted", "allow")?, attempts("stranger", "deny")?) == (all, all),
+        "each counts, by its name"
+    );
     Ok(())
 }
 

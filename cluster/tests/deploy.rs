@@ -1,0 +1,407 @@
+//! The manifests: chart and kustomize say the same, a real API server takes it, and the agent may do no more than it must.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+use guard_cluster::guard::{NAMESPACE, deploy};
+use guard_cluster::{AGENT_IMAGE, Cluster};
+use guard_tests::process::successful;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The release, which no name depends on.
+const RELEASE: &str = "guard";
+
+/// What is combined: components of kustomize, and the values of the chart that say the same.
+const PROFILES: [(&[&str], &str); 4] = [
+    (&[], "profile: privileged"),
+    (&["capabilities"], "profile: capabilities"),
+    (&["prometheus-operator"], "podMonitor: { enabled: true }\nprometheusRule: { enabled: true }"),
+    (&["without-startup-taint"], "startupTaint: { enabled: false }"),
+];
+
+#[test]
+fn the_chart_passes_strict_lint() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    for (_, values) in PROFILES {
+        helm(&cluster, "lint", values)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    for (values, name) in [
+        ("profle: privileged", "profle"),
+        ("profile: root", "/profile"),
+        ("policy: { 10-mode.txt: text }", "10-mode.txt"),
+        ("policy: { 10-mode.yaml: { version: 1 } }", "/policy/10-mode.yaml"),
+        ("image: { pullPolicy: Sometimes }", "/image/pullPolicy"),
+        ("image: { digest: latest }", "/image/digest"),
+        ("image: { name: imds-guard }", "name"),
+        ("startupTaint: { enabled: 'no' }", "/startupTaint/enabled"),
+        ("podMonitor: { interval: 5s }", "interval"),
+        ("serviceAccount: { name: Imds_Guard }", "/serviceAccount/name"),
+        ("tolerations: [{ operator: Always }]", "/tolerations/0/operator"),
+        ("updateStrategy: { type: Never }", "/updateStrategy/type"),
+        ("extraArgs: --endpoint=x", "/extraArgs"),
+        ("seLinuxOptions: { kind: spc_t }", "kind"),
+    ] {
+        let Err(error) = helm(&cluster, "render", values) else { bail!("{values} is taken") };
+        let error = format!("{error:#}");
+        ensure!(error.contains("HelmValuesError"), "{values} is refused for another reason: {error}");
+        ensure!(error.contains(&format!("{name}'")), "{values} is refused without its name: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_chart_and_kustomize_render_the_same() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    for (components, values) in PROFILES {
+        let chart = by_name(chart(&cluster, values)?)?;
+        let kustomized = by_name(kustomized(&cluster, components)?)?;
+        assert!(!chart.is_empty());
+        for (name, object) in &kustomized {
+            ensure!(
+                chart.get(name) == Some(object),
+                "{values}, {name}: {:?} is not {object}",
+                chart.get(name)
+            );
+        }
+        assert_eq!(chart.len(), kustomized.len(), "{values}: {:?} {:?}", chart.keys(), kustomized.keys());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_overlays_are_the_components() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    for component in ["capabilities", "prometheus-operator"] {
+        let overlay = deploy().join("kustomize/overlays").join(component);
+        let overlay = cluster.kubectl(&["kustomize", text(&overlay)?])?;
+        assert_eq!(objects(&cluster, &overlay)?, kustomized(&cluster, &[component])?, "{component}");
+    }
+    Ok(())
+}
+
+/// There are three ways to the alerts.
+#[test]
+fn the_alerts_are_the_same_for_all() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    let read = |path: &str| fs::read_to_string(deploy().join(path)).with_context(|| format!("read {path}"));
+    let alerts = read("chart/files/alerts.yaml")?;
+    assert_eq!(read("prometheus/alerts.yaml")?, alerts);
+
+    // The rules as they are written, as an object.
+    let indented = alerts.lines().collect::<Vec<_>>().join("\n  ");
+    let written = format!("apiVersion: v1\nkind: Rules\nmetadata: {{name: x}}\nspec:\n  {indented}\n");
+    let written = objects(&cluster, &written)?;
+    let written = written.first().context("the rules are an object")?;
+    assert!(written["spec"]["groups"][0]["rules"].as_array().is_some_and(|rules| !rules.is_empty()));
+    let operators = by_name(kustomized(&cluster, &["prometheus-operator"])?)?;
+    assert_eq!(operators["PrometheusRule imds-guard"]["spec"], written["spec"]);
+    Ok(())
+}
+
+/// The operator finds by the pod's labels, scrapes a port by its name, and names the job by a label.
+#[test]
+fn the_pod_monitor_fits_the_pods() -> Result<()> {
+    let cluster = Cluster::attach()?;
+    let objects = by_name(kustomized(&cluster, &["prometheus-operator"])?)?;
+    let monitor = &objects["PodMonitor imds-guard"]["spec"];
+    let template = &objects["DaemonSet imds-guard"]["spec"]["template"];
+    let labels = &template["metadata"]["labels"];
+    assert_eq!(&monitor["selector"]["matchLabels"], labels);
+    assert_eq!(labels[monitor["jobLabel"].as_str().context("a label names the job")?], "imds-guard");
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["port"], template["spec"]["containers"][0]["ports"][0]["name"]);
+    assert_eq!(endpoint["honorLabels"], true);
+    Ok(())
+}
+
+#[test]
+fn the_api_server_takes_what_is_rendered() -> Result<()> {
+    let _alone = alone();
+    let cluster = Cluster::attach()?;
+    let crds =
+        format!("{}---\n{}", crd("podmonitors", "PodMonitor"), crd("prometheusrules", "PrometheusRule"));
+    let _made = Made::apply(&cluster, format!("{crds}---\n{}", namespace()))?;
+    cluster.kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
+    for (components, values) in PROFILES {
+        for objects in [chart(&cluster, values)?, kustomized(&cluster, components)?] {
+            // What the client has looked up of the API server's kinds may be older than these.
+            cluster.wait_for("the API server to take what is rendered", |cluster| {
+                let apply = ["apply", "--dry-run=server", "--validate=true", "--filename", "-"];
+                cluster.kubectl_with_input(&apply, &list(&objects).to_string()).map(Some)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_release_comes_changes_and_goes() -> Result<()> {
+    let _alone = alone();
+    let cluster = Cluster::attach()?;
+    let (repository, tag) = AGENT_IMAGE.rsplit_once(':').context("the image has a tag")?;
+    let image = format!("image: {{ repository: {repository}, tag: {tag}, pullPolicy: Never }}");
+    // Made beforehand, so that it is gone afterwards, whatever happens.
+    let made = Made::apply(&cluster, namespace())?;
+    for (action, profile) in [("install", "privileged"), ("upgrade", "capabilities")] {
+        helm(&cluster, action, &format!("profile: {profile}\n{image}"))?;
+        let rollout =
+            ["rollout", "status", "daemonset/imds-guard", "--namespace", NAMESPACE, "--timeout=100s"];
+        cluster.kubectl(&rollout).with_context(|| describe_pods(&cluster))?;
+        let status = ["exec", "--namespace", NAMESPACE, "daemonset/imds-guard", "--", "imds-guard", "status"];
+        cluster.kubectl(&status).with_context(|| format!("{action} with the profile {profile}"))?;
+    }
+
+    cluster.helm(&["uninstall", NAMESPACE, RELEASE], "")?;
+    cluster.wait_for("nothing to be left of the release", |cluster| {
+        let kinds = "daemonsets,controllerrevisions,pods,configmaps,serviceaccounts,roles,rolebindings,clusterroles,\
+                     clusterrolebindings";
+        let ours = ["get", kinds, "--all-namespaces", "--selector=app.kubernetes.io/name=imds-guard", "--output=name"];
+        let helms = ["get", "secrets", "--all-namespaces", "--selector=owner=helm", "--output=name"];
+        let left = cluster.kubectl(&ours)? + &cluster.kubectl(&helms)?;
+        ensure!(left.is_empty(), "left: {left}");
+        Ok(Some(()))
+    })?;
+    // What the agent remembers lies on the node, not in the cluster.
+    let removed = cluster.in_node("rm")?.args(["-rf", "/var/lib/imds-guard"]).output()?;
+    successful(removed).context("remove what the agent remembers")?;
+    drop(made);
+    Ok(())
+}
+
+#[test]
+fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
+    let _alone = alone();
+    let cluster = Cluster::attach()?;
+    let made = Made::apply(&cluster, rights(&cluster, &[])?)?;
+    for (action, allowed) in RIGHTS {
+        judge(&cluster, action, *allowed)?;
+    }
+    judge(&cluster, "patch nodes", true)?;
+    drop(made);
+    let _made = Made::apply(&cluster, rights(&cluster, &["without-startup-taint"])?)?;
+    judge(&cluster, "get nodes", true)?;
+    judge(&cluster, "patch nodes", false)
+}
+
+/// What the agent may do, whether it removes the start-up taint or not. Without a namespace: in all of them.
+const RIGHTS: &[(&str, bool)] = &[
+    // The pods of its node, and what they are known by.
+    ("get pods", true),
+    ("list pods", true),
+    ("watch pods", true),
+    ("get namespaces", true),
+    ("get serviceaccounts", true),
+    ("get nodes", true),
+    ("get replicasets.apps", true),
+    ("get jobs.batch", true),
+    // The policy.
+    ("get configmaps/imds-guard-policy --namespace=imds-guard", true),
+    ("list configmaps/imds-guard-policy --namespace=imds-guard", true),
+    ("watch configmaps/imds-guard-policy --namespace=imds-guard", true),
+    // What it tells.
+    ("create events.events.k8s.io", true),
+    ("patch events.events.k8s.io", true),
+    // Nothing secret is read, by no way.
+    ("get secrets", false),
+    ("get secrets --namespace=imds-guard", false),
+    ("list secrets --namespace=imds-guard", false),
+    ("create serviceaccounts --subresource=token", false),
+    ("create serviceaccounts --subresource=token --namespace=imds-guard", false),
+    ("impersonate serviceaccounts", false),
+    ("create pods --subresource=exec", false),
+    ("create pods --subresource=exec --namespace=imds-guard", false),
+    ("get pods --subresource=log", false),
+    ("get nodes --subresource=proxy", false),
+    // No other ConfigMap, and not that one elsewhere; and it writes no policy.
+    ("get configmaps --namespace=imds-guard", false),
+    ("list configmaps --namespace=imds-guard", false),
+    ("get configmaps/other --namespace=imds-guard", false),
+    ("get configmaps/imds-guard-policy --namespace=default", false),
+    ("update configmaps/imds-guard-policy --namespace=imds-guard", false),
+    ("patch configmaps/imds-guard-policy --namespace=imds-guard", false),
+    ("delete configmaps/imds-guard-policy --namespace=imds-guard", false),
+    // It looks things up one by one.
+    ("list namespaces", false),
+    ("watch namespaces", false),
+    ("list serviceaccounts", false),
+    ("list nodes", false),
+    ("watch nodes", false),
+    ("list replicasets.apps", false),
+    ("list jobs.batch", false),
+    ("get deployments.apps", false),
+    ("get daemonsets.apps --namespace=imds-guard", false),
+    ("list events.events.k8s.io", false),
+    // It changes nothing.
+    ("create pods", false),
+    ("create pods --namespace=imds-guard", false),
+    ("patch pods", false),
+    ("delete pods", false),
+    ("create pods --subresource=eviction", false),
+    ("update nodes", false),
+    ("delete nodes", false),
+    ("patch nodes --subresource=status", false),
+    ("patch namespaces", false),
+    ("patch serviceaccounts", false),
+    ("create events", false),
+    ("delete events.events.k8s.io", false),
+    ("patch daemonsets.apps --namespace=imds-guard", false),
+    ("create clusterrolebindings.rbac.authorization.k8s.io", false),
+    ("escalate clusterroles.rbac.authorization.k8s.io", false),
+    ("bind clusterroles.rbac.authorization.k8s.io", false),
+    ("create rolebindings.rbac.authorization.k8s.io --namespace=imds-guard", false),
+];
+
+/// Waits until the API server says of an action of the agent's what is expected: it knows new roles a moment later.
+fn judge(cluster: &Cluster, action: &str, allowed: bool) -> Result<()> {
+    cluster.wait_for(
+        &format!("`{action}` to be {}", if allowed { "allowed" } else { "refused" }),
+        |cluster| {
+            let mut command = cluster.kubectl_command()?;
+            command.args(["auth", "can-i", "--as=system:serviceaccount:imds-guard:imds-guard"]);
+            command.args(action.split(' '));
+            if !action.contains("--namespace") {
+                command.arg("--all-namespaces");
+            }
+            let output = command.output().context("start kubectl in the node")?;
+            match String::from_utf8_lossy(&output.stdout).trim() {
+                "yes" => Ok(allowed.then_some(())),
+                "no" => Ok((!allowed).then_some(())),
+                other => bail!("{other}{}", String::from_utf8_lossy(&output.stderr)),
+            }
+        },
+    )
+}
+
+/// Names in the cluster are fixed, so tests that make objects of these names take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed has still removed what it made.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Objects in the cluster. Dropping them deletes them, and waits until they are gone.
+struct Made<'a> {
+    cluster: &'a Cluster,
+    manifests: String,
+}
+
+impl<'a> Made<'a> {
+    fn apply(cluster: &'a Cluster, manifests: String) -> Result<Self> {
+        // Before the first one is there: it may be the second that fails.
+        let made = Self { cluster, manifests };
+        cluster.apply(&made.manifests)?;
+        Ok(made)
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "--filename", "-", "--ignore-not-found", "--timeout=100s"];
+        if let Err(error) = self.cluster.kubectl_with_input(&delete, &self.manifests) {
+            eprintln!("left behind: {error:#}");
+        }
+    }
+}
+
+/// Does with the chart what the helm command would.
+fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
+    cluster.helm(&[action, NAMESPACE, RELEASE, text(&deploy().join("chart"))?], values)
+}
+
+/// What the chart renders with the namespace, which kustomize always has.
+fn chart(cluster: &Cluster, values: &str) -> Result<Vec<Value>> {
+    objects(cluster, &helm(cluster, "render", &format!("namespace: {{ create: true }}\n{values}"))?)
+}
+
+/// What kustomize renders of the base with components, laid out as users are told to.
+fn kustomized(cluster: &Cluster, components: &[&str]) -> Result<Vec<Value>> {
+    let folder = TempDir::new().context("make a folder")?;
+    let copy = folder.path().join("deploy");
+    let copied = Command::new("cp").arg("--recursive").arg(deploy()).arg(&copy).output();
+    successful(copied.context("start cp")?)?;
+    let list = |folder: &str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("deploy/kustomize/{folder}{name}")).collect()
+    };
+    // JSON is YAML.
+    let kustomization =
+        json!({ "resources": list("", &["base"]), "components": list("components/", components) })
+            .to_string();
+    fs::write(folder.path().join("kustomization.yaml"), kustomization).context("write kustomization.yaml")?;
+    objects(cluster, &cluster.kubectl(&["kustomize", text(folder.path())?])?)
+}
+
+/// The objects that YAML describes, as values. No API server is asked, so their kinds may be unknown to it.
+fn objects(cluster: &Cluster, yaml: &str) -> Result<Vec<Value>> {
+    let patch = ["patch", "--local", "--type=merge", "--patch={}", "--output=json", "--filename=-"];
+    let printed = cluster.kubectl_with_input(&patch, yaml)?;
+    serde_json::Deserializer::from_str(&printed)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .context("parse what kubectl printed")
+}
+
+fn by_name(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {
+    let count = objects.len();
+    let name = |object: &Value| -> Option<String> {
+        Some(format!("{} {}", object["kind"].as_str()?, object["metadata"]["name"].as_str()?))
+    };
+    let named: Option<BTreeMap<_, _>> =
+        objects.into_iter().map(|object| Some((name(&object)?, object))).collect();
+    let named = named.context("every object has a kind and a name")?;
+    ensure!(named.len() == count, "a name is there twice");
+    Ok(named)
+}
+
+/// What says what the agent may do, of all that kustomize renders.
+fn rights(cluster: &Cluster, components: &[&str]) -> Result<String> {
+    let mut objects = kustomized(cluster, components)?;
+    let kinds = ["Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
+    objects.retain(|object| kinds.iter().any(|kind| object["kind"] == *kind));
+    Ok(list(&objects).to_string())
+}
+
+fn list(objects: &[Value]) -> Value {
+    json!({ "apiVersion": "v1", "kind": "List", "items": objects })
+}
+
+fn namespace() -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n")
+}
+
+/// A kind of the Prometheus operator, whatever is in it.
+fn crd(plural: &str, kind: &str) -> String {
+    format!(
+        "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{ name: {plural}.monitoring.coreos.com }}
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: {{ plural: {plural}, kind: {kind} }}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {{ openAPIV3Schema: {{ type: object, x-kubernetes-preserve-unknown-fields: true }} }}
+"
+    )
+}
+
+fn describe_pods(cluster: &Cluster) -> String {
+    cluster.kubectl(&["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default()
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is no text", path.display()))
+}
