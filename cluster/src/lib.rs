@@ -17,6 +17,7 @@ mod cluster;
 mod folder;
 pub mod guard;
 mod image;
+pub mod manifests;
 pub mod node;
 mod pods;
 pub mod prometheus;

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct Prometheus<'a> {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Series {
     /// Its labels, and its name if it has one.
-    pub metric: std::collections::BTreeMap<String, String>,
+    pub metric: BTreeMap<String, String>,
     /// When, and the value then as text.
     value: (f64, String),
 }

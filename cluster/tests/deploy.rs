@@ -1,17 +1,16 @@
-//! The manifests: chart and kustomize say the same, a real API server takes it, and the agent may do no more than it must.
+//! The manifests: chart and kustomize say the same, and a real API server takes it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use guard_cluster::guard::{NAMESPACE, deploy};
+use guard_cluster::manifests::{Made, kustomized, list, objects};
 use guard_cluster::{AGENT_IMAGE, Cluster};
 use guard_tests::process::successful;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::Value;
 
 /// The release, which no name depends on.
 const RELEASE: &str = "guard";
@@ -179,139 +178,11 @@ fn the_release_comes_changes_and_goes() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
-    let _alone = alone();
-    let cluster = Cluster::attach()?;
-    let made = Made::apply(&cluster, rights(&cluster, &[])?)?;
-    for (action, allowed) in RIGHTS {
-        judge(&cluster, action, *allowed)?;
-    }
-    judge(&cluster, "patch nodes", true)?;
-    drop(made);
-    let _made = Made::apply(&cluster, rights(&cluster, &["without-startup-taint"])?)?;
-    judge(&cluster, "get nodes", true)?;
-    judge(&cluster, "patch nodes", false)
-}
-
-/// What the agent may do, whether it removes the start-up taint or not. Without a namespace: in all of them.
-const RIGHTS: &[(&str, bool)] = &[
-    // The pods of its node, and what they are known by.
-    ("get pods", true),
-    ("list pods", true),
-    ("watch pods", true),
-    ("get namespaces", true),
-    ("get serviceaccounts", true),
-    ("get nodes", true),
-    ("get replicasets.apps", true),
-    ("get jobs.batch", true),
-    // The policy.
-    ("get configmaps/imds-guard-policy --namespace=imds-guard", true),
-    ("list configmaps/imds-guard-policy --namespace=imds-guard", true),
-    ("watch configmaps/imds-guard-policy --namespace=imds-guard", true),
-    // What it tells.
-    ("create events.events.k8s.io", true),
-    ("patch events.events.k8s.io", true),
-    // Nothing secret is read, by no way.
-    ("get secrets", false),
-    ("get secrets --namespace=imds-guard", false),
-    ("list secrets --namespace=imds-guard", false),
-    ("create serviceaccounts --subresource=token", false),
-    ("create serviceaccounts --subresource=token --namespace=imds-guard", false),
-    ("impersonate serviceaccounts", false),
-    ("create pods --subresource=exec", false),
-    ("create pods --subresource=exec --namespace=imds-guard", false),
-    ("get pods --subresource=log", false),
-    ("get nodes --subresource=proxy", false),
-    // No other ConfigMap, and not that one elsewhere; and it writes no policy.
-    ("get configmaps --namespace=imds-guard", false),
-    ("list configmaps --namespace=imds-guard", false),
-    ("get configmaps/other --namespace=imds-guard", false),
-    ("get configmaps/imds-guard-policy --namespace=default", false),
-    ("update configmaps/imds-guard-policy --namespace=imds-guard", false),
-    ("patch configmaps/imds-guard-policy --namespace=imds-guard", false),
-    ("delete configmaps/imds-guard-policy --namespace=imds-guard", false),
-    // It looks things up one by one.
-    ("list namespaces", false),
-    ("watch namespaces", false),
-    ("list serviceaccounts", false),
-    ("list nodes", false),
-    ("watch nodes", false),
-    ("list replicasets.apps", false),
-    ("list jobs.batch", false),
-    ("get deployments.apps", false),
-    ("get daemonsets.apps --namespace=imds-guard", false),
-    ("list events.events.k8s.io", false),
-    // It changes nothing.
-    ("create pods", false),
-    ("create pods --namespace=imds-guard", false),
-    ("patch pods", false),
-    ("delete pods", false),
-    ("create pods --subresource=eviction", false),
-    ("update nodes", false),
-    ("delete nodes", false),
-    ("patch nodes --subresource=status", false),
-    ("patch namespaces", false),
-    ("patch serviceaccounts", false),
-    ("create events", false),
-    ("delete events.events.k8s.io", false),
-    ("patch daemonsets.apps --namespace=imds-guard", false),
-    ("create clusterrolebindings.rbac.authorization.k8s.io", false),
-    ("escalate clusterroles.rbac.authorization.k8s.io", false),
-    ("bind clusterroles.rbac.authorization.k8s.io", false),
-    ("create rolebindings.rbac.authorization.k8s.io --namespace=imds-guard", false),
-];
-
-/// Waits until the API server says of an action of the agent's what is expected: it knows new roles a moment later.
-fn judge(cluster: &Cluster, action: &str, allowed: bool) -> Result<()> {
-    cluster.wait_for(
-        &format!("`{action}` to be {}", if allowed { "allowed" } else { "refused" }),
-        |cluster| {
-            let mut command = cluster.kubectl_command()?;
-            command.args(["auth", "can-i", "--as=system:serviceaccount:imds-guard:imds-guard"]);
-            command.args(action.split(' '));
-            if !action.contains("--namespace") {
-                command.arg("--all-namespaces");
-            }
-            let output = command.output().context("start kubectl in the node")?;
-            match String::from_utf8_lossy(&output.stdout).trim() {
-                "yes" => Ok(allowed.then_some(())),
-                "no" => Ok((!allowed).then_some(())),
-                other => bail!("{other}{}", String::from_utf8_lossy(&output.stderr)),
-            }
-        },
-    )
-}
-
 /// Names in the cluster are fixed, so tests that make objects of these names take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     // A test that failed has still removed what it made.
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Objects in the cluster. Dropping them deletes them, and waits until they are gone.
-struct Made<'a> {
-    cluster: &'a Cluster,
-    manifests: String,
-}
-
-impl<'a> Made<'a> {
-    fn apply(cluster: &'a Cluster, manifests: String) -> Result<Self> {
-        // Before the first one is there: it may be the second that fails.
-        let made = Self { cluster, manifests };
-        cluster.apply(&made.manifests)?;
-        Ok(made)
-    }
-}
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        let delete = ["delete", "--filename", "-", "--ignore-not-found", "--timeout=100s"];
-        if let Err(error) = self.cluster.kubectl_with_input(&delete, &self.manifests) {
-            eprintln!("left behind: {error:#}");
-        }
-    }
 }
 
 /// Does with the chart what the helm command would.
@@ -324,33 +195,6 @@ fn chart(cluster: &Cluster, values: &str) -> Result<Vec<Value>> {
     objects(cluster, &helm(cluster, "render", &format!("namespace: {{ create: true }}\n{values}"))?)
 }
 
-/// What kustomize renders of the base with components, laid out as users are told to.
-fn kustomized(cluster: &Cluster, components: &[&str]) -> Result<Vec<Value>> {
-    let folder = TempDir::new().context("make a folder")?;
-    let copy = folder.path().join("deploy");
-    let copied = Command::new("cp").arg("--recursive").arg(deploy()).arg(&copy).output();
-    successful(copied.context("start cp")?)?;
-    let list = |folder: &str, names: &[&str]| -> Vec<String> {
-        names.iter().map(|name| format!("deploy/kustomize/{folder}{name}")).collect()
-    };
-    // JSON is YAML.
-    let kustomization =
-        json!({ "resources": list("", &["base"]), "components": list("components/", components) })
-            .to_string();
-    fs::write(folder.path().join("kustomization.yaml"), kustomization).context("write kustomization.yaml")?;
-    objects(cluster, &cluster.kubectl(&["kustomize", text(folder.path())?])?)
-}
-
-/// The objects that YAML describes, as values. No API server is asked, so their kinds may be unknown to it.
-fn objects(cluster: &Cluster, yaml: &str) -> Result<Vec<Value>> {
-    let patch = ["patch", "--local", "--type=merge", "--patch={}", "--output=json", "--filename=-"];
-    let printed = cluster.kubectl_with_input(&patch, yaml)?;
-    serde_json::Deserializer::from_str(&printed)
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .context("parse what kubectl printed")
-}
-
 fn by_name(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {
     let count = objects.len();
     let name = |object: &Value| -> Option<String> {
@@ -361,18 +205,6 @@ fn by_name(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {
     let named = named.context("every object has a kind and a name")?;
     ensure!(named.len() == count, "a name is there twice");
     Ok(named)
-}
-
-/// What says what the agent may do, of all that kustomize renders.
-fn rights(cluster: &Cluster, components: &[&str]) -> Result<String> {
-    let mut objects = kustomized(cluster, components)?;
-    let kinds = ["Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
-    objects.retain(|object| kinds.iter().any(|kind| object["kind"] == *kind));
-    Ok(list(&objects).to_string())
-}
-
-fn list(objects: &[Value]) -> Value {
-    json!({ "apiVersion": "v1", "kind": "List", "items": objects })
 }
 
 fn namespace() -> String {

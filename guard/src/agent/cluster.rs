@@ -27,7 +27,7 @@ impl Cluster {
         let PodsFrom::ApiServer { node, policy } = &settings.pods_from else {
             return Ok(Self { api: None, news: None, lift_taint: false });
         };
-        let api = ApiServer::new(node.clone(), metrics.kubernetes_requests()).await?;
+        let api = ApiServer::new(node.clone(), metrics.kubernetes().requests).await?;
         let news = Some(api.watch(policy.clone()));
         Ok(Self { api: Some(api), news, lift_taint: true })
     }
@@ -36,8 +36,9 @@ impl Cluster {
     pub(super) async fn first_list(&mut self, state: &mut State) {
         let Some(api) = &self.api else { return };
         state.recall_pods();
-        let (written, errors) = state.metrics.kubernetes_events();
-        state.voice.speak_to(api.write_events(written, errors.clone()), errors);
+        let metrics = state.metrics.kubernetes();
+        let errors = metrics.event_errors.clone();
+        state.voice.speak_to(api.write_events(metrics), errors);
         let first = timeout(FIRST_LIST_WITHIN, async {
             loop {
                 let news = self.news().await;

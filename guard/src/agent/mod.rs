@@ -136,7 +136,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     tokio::pin!(shutdown);
     let metrics = Metrics::new()?;
     let memory = open_memory(&settings);
-    let policy = PolicyInForce::first(&settings.policy, &settings.endpoints, memory.clone())?;
+    let policy = PolicyInForce::first(&settings.policy, &settings.endpoints, memory.as_ref())?;
     let log = EventLog::open(&settings.events)
         .map_err(|source| AgentError::EventLog { path: settings.events.clone(), source })?;
     let (queries_sender, mut queries) = mpsc::channel(16);
@@ -216,27 +216,31 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 }
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
             () = forward(&mut kernel_log) => {}
-            Some(query) = queries.recv() => match query {
-                Query::Metrics(reply) => {
-                    state.lose_events(EventLoss::LogFailed, log.failed());
-                    drop(reply.send(state.metrics()));
-                }
-                Query::Status(reply) => {
-                    drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
-                }
-                Query::Ready(reply) => drop(reply.send(state.check())),
-                Query::Explain { pod, reply } => {
-                    let explained = state.explain(&pod);
-                    let text = explained.map(|it| serde_json::to_string(&it).expect("plain data"));
-                    drop(reply.send(text));
-                }
-            },
+            Some(query) = queries.recv() => {
+                state.lose_events(EventLoss::LogFailed, log.failed());
+                answer(query, &mut state);
+            }
         }
     }
     state.save_pods();
     log.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
+}
+
+/// Answers the API. Whoever asked may have gone away.
+fn answer(query: Query, state: &mut State) {
+    match query {
+        Query::Metrics(reply) => drop(reply.send(state.metrics())),
+        Query::Status(reply) => {
+            drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
+        }
+        Query::Ready(reply) => drop(reply.send(state.check())),
+        Query::Explain { pod, reply } => {
+            let explained = state.explain(&pod);
+            drop(reply.send(explained.map(|it| serde_json::to_string(&it).expect("plain data"))));
+        }
+    }
 }
 
 /// What is remembered. An agent that can't remember guards all the same.

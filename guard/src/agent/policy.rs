@@ -43,14 +43,14 @@ impl PolicyInForce {
     pub(super) fn first(
         path: &Path,
         endpoints: &Endpoints,
-        memory: Option<Memory>,
+        memory: Option<&Memory>,
     ) -> Result<Self, AgentError> {
         let new = |policy, refused, files| Self {
             policy,
             refused,
             path: path.to_owned(),
             endpoints: endpoints.clone(),
-            memory: memory.clone(),
+            memory: memory.cloned(),
             files,
             object_watched: false,
         };
@@ -74,7 +74,7 @@ impl PolicyInForce {
                 }
             }
         };
-        let Some(policy) = memory.as_ref().and_then(|memory| recall(memory, endpoints)) else {
+        let Some(policy) = memory.and_then(|memory| recall(memory, endpoints)) else {
             return Err(error);
         };
         let refused = chain(&error);
@@ -168,12 +168,12 @@ mod tests {
     const AUDIT: &str = "version: 1\ndefault: { imds: deny }\n";
     const ENFORCE: &str = "version: 1\nenforce: all\ndefault: { imds: deny }\n";
 
-    fn first(folder: &Path, memory: Option<Memory>) -> Result<PolicyInForce, AgentError> {
+    fn first(folder: &Path, memory: Option<&Memory>) -> Result<PolicyInForce, AgentError> {
         PolicyInForce::first(folder, &Endpoints::with(&[]).expect("no additions"), memory)
     }
 
-    fn object(text: &str) -> Option<Vec<SourceFile>> {
-        Some(vec![SourceFile { name: "configmap/policy/policy.yaml".to_owned(), text: text.to_owned() }])
+    fn object(text: &str) -> Vec<SourceFile> {
+        vec![SourceFile { name: "configmap/policy/policy.yaml".to_owned(), text: text.to_owned() }]
     }
 
     fn write(folder: &Path, text: &str) {
@@ -185,8 +185,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         write(folder.path(), AUDIT);
         let mut policy = first(folder.path(), None).expect("a good policy");
-        assert_eq!(policy.take_object(object(AUDIT)), Change::None, "the same files, wherever they lie");
-        assert_eq!(policy.take_object(object(ENFORCE)), Change::Accepted);
+        assert_eq!(
+            policy.take_object(Some(object(AUDIT))),
+            Change::None,
+            "the same files, wherever they lie"
+        );
+        assert_eq!(policy.take_object(Some(object(ENFORCE))), Change::Accepted);
         let enforced = policy.policy.sha256().to_owned();
         assert_eq!(policy.look_at_files(), Change::None, "the volume lags behind");
         policy.lose_object();
@@ -202,12 +206,12 @@ mod tests {
         write(folder.path(), ENFORCE);
         let mut policy = first(folder.path(), None).expect("a good policy");
         let good = policy.policy.clone();
-        for bad in [object("version: 2\n"), Some(Vec::new()), None] {
+        for bad in [Some(object("version: 2\n")), Some(Vec::new()), None] {
             assert_eq!(policy.take_object(bad.clone()), Change::Refused);
             assert_eq!(policy.take_object(bad), Change::None, "said once");
             assert_eq!(policy.policy, good);
         }
-        assert_eq!(policy.take_object(object(ENFORCE)), Change::Accepted, "good again");
+        assert_eq!(policy.take_object(Some(object(ENFORCE))), Change::Accepted, "good again");
         assert_eq!(policy.refused, None);
     }
 
@@ -216,11 +220,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let memory = Memory::open(&folder.path().join("state")).expect("a folder");
         write(folder.path(), "version: 2\n");
-        first(folder.path(), Some(memory.clone())).expect_err("nothing good was ever seen");
+        first(folder.path(), Some(&memory)).expect_err("nothing good was ever seen");
         write(folder.path(), ENFORCE);
-        let good = first(folder.path(), Some(memory.clone())).expect("a good policy").policy;
+        let good = first(folder.path(), Some(&memory)).expect("a good policy").policy;
         write(folder.path(), "version: 2\n");
-        let recalled = first(folder.path(), Some(memory)).expect("the last good one");
+        let recalled = first(folder.path(), Some(&memory)).expect("the last good one");
         assert_eq!(recalled.policy, good);
         assert!(recalled.refused.is_some_and(|why| why.contains("version")));
     }

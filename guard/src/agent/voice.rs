@@ -3,13 +3,14 @@
 use std::{fmt::Write, time::Duration};
 
 use guard_common::{Mode, Verdict};
+use prometheus::IntCounter;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::state::State;
 use crate::{
     endpoints::Endpoints,
     kernel::Reading,
-    kubernetes::{Errors, Notice, Reason, Subject},
+    kubernetes::{Notice, Reason, Subject},
     notices::{About, Notices, Told},
     pods::Pod,
     policy::RuleName,
@@ -24,7 +25,7 @@ pub(super) struct Voice {
     pub(super) notices: Notices,
     /// Whether it is still to be said that the policy is refused.
     policy_refused: bool,
-    out: Option<(mpsc::Sender<Notice>, Errors)>,
+    out: Option<(mpsc::Sender<Notice>, IntCounter)>,
     speak_at: Option<Instant>,
 }
 
@@ -34,7 +35,7 @@ impl Voice {
     }
 
     /// From now on there is somebody to speak to. What that can't take is counted as an error.
-    pub(super) fn speak_to(&mut self, out: mpsc::Sender<Notice>, errors: Errors) {
+    pub(super) fn speak_to(&mut self, out: mpsc::Sender<Notice>, errors: IntCounter) {
         self.out = Some((out, errors));
     }
 

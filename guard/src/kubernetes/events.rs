@@ -6,20 +6,16 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use prometheus::{IntCounter, IntCounterVec};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::CONNECT_WITHIN;
-use crate::pods::Pod;
+use crate::{pods::Pod, sinks::metrics::KubernetesMetrics};
 
 /// The longest note that the API server takes, in bytes.
 const NOTE_LEN: usize = 1024;
 
 /// The longest name of a reporting instance.
 const INSTANCE_LEN: usize = 128;
-
-/// Counts the Events that the API server did not take.
-pub type Errors = IntCounter;
 
 /// Something to be said of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +106,7 @@ pub(super) async fn write(
     client: Client,
     node: String,
     mut notices: mpsc::Receiver<Notice>,
-    written: IntCounterVec,
-    errors: Errors,
+    metrics: KubernetesMetrics,
 ) {
     let instance = Some(shortened(&node, INSTANCE_LEN));
     let recorder = Recorder::new(client, Reporter { controller: "imds-guard".to_owned(), instance });
@@ -126,13 +121,13 @@ pub(super) async fn write(
         let pod = about.pod_reference();
         let failure = match timeout(CONNECT_WITHIN, recorder.publish(&event, &pod)).await {
             Ok(Ok(())) => {
-                written.with_label_values(&[reason.as_str()]).inc();
+                metrics.events.with_label_values(&[reason.as_str()]).inc();
                 continue;
             }
             Ok(Err(error)) => crate::agent::chain(&error),
             Err(_) => "the API server takes too long".to_owned(),
         };
-        errors.inc();
+        metrics.event_errors.inc();
         tracing::warn!(failure, namespace = about.namespace, pod = about.pod, "an Event is not written");
     }
 }

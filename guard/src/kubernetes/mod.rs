@@ -23,9 +23,9 @@ use prometheus::IntCounterVec;
 use tokio::{sync::mpsc, task::spawn_local};
 use tower::util::MapRequestLayer;
 
-pub use events::{Errors, Notice, Reason, Subject};
+pub use events::{Notice, Reason, Subject};
 
-use crate::{pods::Pod, policy::SourceFile};
+use crate::{pods::Pod, policy::SourceFile, sinks::metrics::KubernetesMetrics};
 
 /// How long to wait for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -101,9 +101,9 @@ impl ApiServer {
     }
 
     /// Starts to write Events. What the sender can't take is dropped by whoever sends.
-    pub fn write_events(&self, written: IntCounterVec, errors: Errors) -> mpsc::Sender<Notice> {
+    pub fn write_events(&self, metrics: KubernetesMetrics) -> mpsc::Sender<Notice> {
         let (sender, notices) = mpsc::channel(64);
-        spawn_local(events::write(self.client.clone(), self.node.clone(), notices, written, errors));
+        spawn_local(events::write(self.client.clone(), self.node.clone(), notices, metrics));
         sender
     }
 }
@@ -163,8 +163,7 @@ fn resource(path: &str) -> &str {
         _ => None,
     };
     match (below_version, parts.next(), parts.next()) {
-        (Some("namespaces"), Some(_), Some(resource)) => resource,
-        (Some(resource), _, _) => resource,
+        (Some("namespaces"), Some(_), Some(resource)) | (Some(resource), ..) => resource,
         (None, ..) => "other",
     }
 }

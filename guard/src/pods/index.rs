@@ -27,7 +27,7 @@ pub struct Index {
 }
 
 /// Who a pod's cgroup is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity<'a> {
     Pod(&'a Arc<Pod>),
     /// No listed pod has this cgroup's uid yet, or its name is no pod's at all.

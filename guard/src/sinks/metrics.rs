@@ -24,9 +24,7 @@ pub struct Metrics {
     reload_successful: IntGauge,
     reload_success_time: IntGauge,
     started_unguarded: IntGaugeVec,
-    kubernetes_requests: IntCounterVec,
-    kubernetes_events: IntCounterVec,
-    kubernetes_event_errors: IntCounter,
+    kubernetes: KubernetesMetrics,
     degraded: IntGaugeVec,
 }
 
@@ -101,23 +99,7 @@ impl Metrics {
                 "Pods that were running already when the programs were attached.",
                 &["namespace", "service_account"],
             )?,
-            kubernetes_requests: counters(
-                &registry,
-                "imds_guard_kubernetes_requests_total",
-                "Requests sent to the API server.",
-                &["verb", "resource"],
-            )?,
-            kubernetes_events: counters(
-                &registry,
-                "imds_guard_kubernetes_events_total",
-                "Kubernetes Events written, by reason.",
-                &["reason"],
-            )?,
-            kubernetes_event_errors: counter(
-                &registry,
-                "imds_guard_kubernetes_event_errors_total",
-                "Kubernetes Events that the API server did not take.",
-            )?,
+            kubernetes: KubernetesMetrics::new(&registry)?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -151,20 +133,12 @@ impl Metrics {
         for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable] {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
-        for reason in Reason::ALL {
-            metrics.kubernetes_events.with_label_values(&[reason.as_str()]);
-        }
         Ok(metrics)
     }
 
-    /// The counter of requests to the API server, by verb and resource.
-    pub fn kubernetes_requests(&self) -> IntCounterVec {
-        self.kubernetes_requests.clone()
-    }
-
-    /// The counters of Kubernetes Events: those written, by reason, and those that the API server did not take.
-    pub fn kubernetes_events(&self) -> (IntCounterVec, IntCounter) {
-        (self.kubernetes_events.clone(), self.kubernetes_event_errors.clone())
+    /// What the agent counts of its talk with the API server.
+    pub fn kubernetes(&self) -> KubernetesMetrics {
+        self.kubernetes.clone()
     }
 
     /// Shows the pods that ran before the guard, each with its namespace and service account.
@@ -243,6 +217,45 @@ impl Metrics {
             tracing::error!(%error, "cannot render the metrics");
         }
         text
+    }
+}
+
+/// What is counted of the talk with the API server.
+#[derive(Clone)]
+pub struct KubernetesMetrics {
+    /// By verb and resource.
+    pub requests: IntCounterVec,
+    /// The Events that were written, by reason.
+    pub events: IntCounterVec,
+    /// The Events that were not taken.
+    pub event_errors: IntCounter,
+}
+
+impl KubernetesMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            requests: counters(
+                registry,
+                "imds_guard_kubernetes_requests_total",
+                "Requests sent to the API server.",
+                &["verb", "resource"],
+            )?,
+            events: counters(
+                registry,
+                "imds_guard_kubernetes_events_total",
+                "Kubernetes Events written, by reason.",
+                &["reason"],
+            )?,
+            event_errors: counter(
+                registry,
+                "imds_guard_kubernetes_event_errors_total",
+                "Kubernetes Events that the API server did not take.",
+            )?,
+        };
+        for reason in Reason::ALL {
+            metrics.events.with_label_values(&[reason.as_str()]);
+        }
+        Ok(metrics)
     }
 }
 
