@@ -63,17 +63,8 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
 fn the_chart_and_kustomize_render_the_same() -> Result<()> {
     let cluster = Cluster::attach()?;
     for (components, values) in PROFILES {
-        let chart = by_name(chart(&cluster, values)?)?;
-        let kustomized = by_name(kustomized(&cluster, components)?)?;
-        assert!(!chart.is_empty());
-        for (name, object) in &kustomized {
-            ensure!(
-                chart.get(name) == Some(object),
-                "{values}, {name}: {:?} is not {object}",
-                chart.get(name)
-            );
-        }
-        assert_eq!(chart.len(), kustomized.len(), "{values}: {:?} {:?}", chart.keys(), kustomized.keys());
+        let (chart, kustomized) = (chart(&cluster, values)?, kustomized(&cluster, components)?);
+        ensure_same(chart, kustomized).with_context(|| format!("chart and kustomize, {values}"))?;
     }
     Ok(())
 }
@@ -84,7 +75,9 @@ fn the_overlays_are_the_components() -> Result<()> {
     for component in ["capabilities", "prometheus-operator"] {
         let overlay = deploy().join("kustomize/overlays").join(component);
         let overlay = cluster.kubectl(&["kustomize", text(&overlay)?])?;
-        assert_eq!(objects(&cluster, &overlay)?, kustomized(&cluster, &[component])?, "{component}");
+        let (overlay, component_alone) = (objects(&cluster, &overlay)?, kustomized(&cluster, &[component])?);
+        ensure_same(overlay, component_alone)
+            .with_context(|| format!("overlay and component, {component}"))?;
     }
     Ok(())
 }
@@ -193,6 +186,18 @@ fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
 /// What the chart renders with the namespace, which kustomize always has.
 fn chart(cluster: &Cluster, values: &str) -> Result<Vec<Value>> {
     objects(cluster, &helm(cluster, "render", &format!("namespace: {{ create: true }}\n{values}"))?)
+}
+
+/// Checks that the same objects are in both, and names the first that is not.
+fn ensure_same(left: Vec<Value>, right: Vec<Value>) -> Result<()> {
+    let (left, right) = (by_name(left)?, by_name(right)?);
+    ensure!(left.keys().eq(right.keys()), "{:?} are not {:?}", left.keys(), right.keys());
+    for (name, object) in &left {
+        let other = &right[name];
+        ensure!(object == other, "{name}:\n{object:#}\nis not\n{other:#}");
+    }
+    ensure!(!left.is_empty(), "nothing is rendered");
+    Ok(())
 }
 
 fn by_name(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {

@@ -178,30 +178,37 @@ fn everyone_is_named(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
         metrics.count("imds_guard_pods_started_unguarded", &labels)
     };
     ensure!((early("early"), early("cart")) == (1, 0), "one pod was there before the guard");
+    let degraded = guard.status()?["degraded"].clone();
+    ensure!(degraded.as_array().is_some_and(Vec::is_empty), "it lacks {degraded}");
     let unidentified = metrics.count("imds_guard_pods", &[("state", "unidentified")]);
     ensure!(unidentified == 0, "{unidentified} pods have no name");
     Ok(())
 }
 
-/// `kubectl describe pod` tells of the denial, with what to do about it.
+/// `kubectl describe pod` tells of each denial, with what to do about it.
 fn events_tell_it_at_the_pod(scene: &Scene<'_>) -> Result<()> {
-    for (pod, remedy) in
-        [("cart", "Give the service account a role of its own"), ("catalog", "role/catalog by IRSA")]
-    {
-        let described = describe(scene, pod, "IMDSDenied")?;
+    let shop = scene.shop.name();
+    let own_role = "Give the service account a role of its own";
+    for (namespace, pod, remedy) in [
+        (shop, "cart", own_role),
+        (shop, "early", own_role),
+        (shop, "catalog", "role/catalog by IRSA"),
+        ("default", scene.fixed.name(), own_role),
+    ] {
+        let described = describe(scene.cluster, namespace, pod, "IMDSDenied")?;
         for part in ["Warning", "to reach imds", "denied", remedy, "https://wiki.example/aws"] {
             ensure!(described.contains(part), "`{part}` is not said of {pod}:\n{described}");
         }
     }
-    let quiet = scene.cluster.kubectl(&["describe", "pod", "orders", "--namespace", scene.shop.name()])?;
+    let quiet = scene.cluster.kubectl(&["describe", "pod", "orders", "--namespace", shop])?;
     ensure!(!quiet.contains("IMDS"), "nothing is said of who is allowed:\n{quiet}");
     Ok(())
 }
 
 /// What kubectl says of a pod, once an Event with this reason is among it.
-fn describe(scene: &Scene<'_>, pod: &str, reason: &str) -> Result<String> {
-    scene.cluster.wait_for(&format!("an Event {reason} at {pod}"), |cluster| {
-        let described = cluster.kubectl(&["describe", "pod", pod, "--namespace", scene.shop.name()])?;
+fn describe(cluster: &Cluster, namespace: &str, pod: &str, reason: &str) -> Result<String> {
+    cluster.wait_for(&format!("an Event {reason} at {pod}"), |cluster| {
+        let described = cluster.kubectl(&["describe", "pod", pod, "--namespace", namespace])?;
         Ok(described.contains(reason).then_some(described))
     })
 }
@@ -234,7 +241,7 @@ fn a_change_of_the_config_map_counts_at_once(scene: &Scene<'_>, guard: &Guard<'_
     let took = changed.elapsed();
     scene.ask_all(|_| Answer::Answered)?;
     ensure!(took < CHANGE_WITHIN, "it took {took:?}");
-    describe(scene, "cart", "IMDSWouldDeny")?;
+    describe(scene.cluster, scene.shop.name(), "cart", "IMDSWouldDeny")?;
     let labels = [("service_account", "cart"), ("verdict", "deny"), ("mode", "audit")];
     ensure!(guard.metrics()?.count("imds_guard_attempts_total", &labels) == 1, "the audit counts");
 
@@ -252,10 +259,7 @@ fn a_bad_config_map_changes_nothing(scene: &Scene<'_>, guard: &Guard<'_>) -> Res
     guard.enforce(&policy("all"))?;
     guard.set_policy("version: 1\nenforce: al\n")?;
     let pod = guard.pod()?["metadata"]["name"].as_str().context("it has a name")?.to_owned();
-    let described = scene.cluster.wait_for("an Event at the agent's pod", |cluster| {
-        let described = cluster.kubectl(&["describe", "pod", &pod, "--namespace", guard::NAMESPACE])?;
-        Ok(described.contains("PolicyRejected").then_some(described))
-    })?;
+    let described = describe(scene.cluster, guard::NAMESPACE, &pod, "PolicyRejected")?;
     ensure!(described.contains("policy.yaml:2:10"), "the place is not named:\n{described}");
     let metrics = guard.metrics()?;
     ensure!(metrics.count("imds_guard_policy_last_reload_successful", &[]) == 0);

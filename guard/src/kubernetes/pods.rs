@@ -50,6 +50,9 @@ const LOOKUP_WITHIN: Duration = Duration::from_secs(10);
 /// How long pods that are known wait for the look-ups of others, so that a burst is told of once.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// The same for the first list, which should be whole: the guard waits for it.
+const SETTLE_FIRST: Duration = Duration::from_secs(3);
+
 /// When there is nothing to do.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -104,6 +107,8 @@ struct Pods {
     list: BTreeMap<String, Object>,
     /// Whether a whole list has been read.
     listed: bool,
+    /// Whether anything has been told.
+    told: bool,
     lookups: Lookups,
     /// When to tell of what is new, at the latest.
     tell_by: Option<Instant>,
@@ -137,7 +142,8 @@ impl Pods {
     }
 
     fn change(&mut self) {
-        self.tell_by.get_or_insert_with(|| Instant::now() + SETTLE);
+        let settle = if self.told { SETTLE } else { SETTLE_FIRST };
+        self.tell_by.get_or_insert_with(|| Instant::now() + settle);
     }
 
     /// When there is something to do: to look something up, or to tell of what is new.
@@ -151,7 +157,7 @@ impl Pods {
         if self.lookups.is_waiting() && now < by {
             return None;
         }
-        self.tell_by = None;
+        (self.tell_by, self.told) = (None, true);
         let known = self.lookups.known();
         let whole = self
             .objects

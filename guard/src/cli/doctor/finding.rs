@@ -126,7 +126,8 @@ fn capabilities(held: Capabilities) -> Finding {
         ),
         (
             "CAP_SYS_ADMIN",
-            State::Degraded,
+            // The guard itself lacks nothing.
+            State::Ok,
             held.has(Capability::SysAdmin),
             "others' programs have no names here",
         ),
