@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::node;
+use crate::records::AgentRequest;
 
 /// The namespace that the manifests install the agent in.
 pub const NAMESPACE: &str = "imds-guard";
@@ -24,6 +25,8 @@ const TAINT: &str = "imds-guard.io/agent-not-ready";
 pub struct Guard<'a> {
     cluster: &'a Cluster,
     manifests: String,
+    /// How many requests agents had made before.
+    asked_before: usize,
     /// There is one node, so there can be one guard: tests of one program wait for each other here.
     _turn: MutexGuard<'static, ()>,
 }
@@ -35,9 +38,10 @@ impl<'a> Guard<'a> {
     /// it bears the start-up taint, and nothing is left of an agent from before.
     pub fn install(cluster: &'a Cluster, profile: &str, policy: &str) -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked_before = cluster.agent_requests()?.len();
         taint(cluster)?;
         let manifests = cluster.kubectl(&["kustomize", path(&deploy().join("kustomize").join(profile))?])?;
-        let guard = Self { cluster, manifests, _turn: turn };
+        let guard = Self { cluster, manifests, asked_before, _turn: turn };
         cluster.apply(&guard.manifests)?;
         guard.set_policy(policy)?;
         guard.wait_until_ready()?;
@@ -104,6 +108,11 @@ impl<'a> Guard<'a> {
         let mut curl = self.cluster.in_node("curl")?;
         let output = curl.args(["--silent", "--show-error", "--fail", "--max-time", "10", &url]).output();
         Ok(Metrics::parse(&successful(output.context("start curl in the node")?)?))
+    }
+
+    /// What this agent has asked of the API server.
+    pub fn requests(&self) -> Result<Vec<AgentRequest>> {
+        Ok(self.cluster.agent_requests()?.split_off(self.asked_before))
     }
 
     /// What the agent has logged.

@@ -42,7 +42,7 @@ fn guards(profile: &str) -> Result<()> {
     the_command_line_works_in_the_pod(&scene, &guard)?;
     a_change_of_the_config_map_counts_at_once(&scene, &guard)?;
     a_bad_config_map_changes_nothing(&scene, &guard)?;
-    the_requests_are_few(&scene)
+    the_requests_are_few(&scene, &guard)
 }
 
 /// Everyone is enforced or audited; three are allowed, each found in another way.
@@ -271,9 +271,30 @@ fn a_bad_config_map_changes_nothing(scene: &Scene<'_>, guard: &Guard<'_>) -> Res
     })
 }
 
-/// What a node asks of the API server: two watches, one look at each object that its pods refer to, and Events.
-fn the_requests_are_few(scene: &Scene<'_>) -> Result<()> {
-    let requests = scene.cluster.agent_requests()?;
+/// What a node asks of the API server: two watches, a look at each object that its pods refer to, and Events.
+fn the_requests_are_few(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
+    let requests = guard.requests()?;
+    let counted = |verb: &str, resource: &str| {
+        let of = |request: &&guard_cluster::records::AgentRequest| {
+            let object = request.object_ref.as_ref();
+            request.verb == verb && object.is_some_and(|object| object.resource == resource)
+        };
+        requests.iter().filter(of).count()
+    };
+    // A watch is written down when it begins and when it ends. Nothing broke them, so there is one of each.
+    for (verb, resource, most) in [
+        ("list", "pods", 1),
+        ("watch", "pods", 2),
+        ("list", "configmaps", 1),
+        ("watch", "configmaps", 2),
+        ("get", "nodes", 4),
+        ("patch", "nodes", 1),
+        ("create", "events", 20),
+        ("patch", "events", 0),
+    ] {
+        let times = counted(verb, resource);
+        ensure!(times <= most, "{verb} {resource}: {times} times, not {most} at most");
+    }
     let about = |request: &guard_cluster::records::AgentRequest| {
         let object = request.object_ref.clone().unwrap_or_default();
         (request.verb.clone(), object.resource, object.namespace, object.name)

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{pods::Pod, policy::SourceFile};
 
@@ -19,6 +19,22 @@ const POLICY: &str = "policy.json";
 #[derive(Clone, Debug)]
 pub struct Memory {
     folder: PathBuf,
+}
+
+/// A policy that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberedPolicy {
+    pub files: Vec<SourceFile>,
+    /// The digest of the mounted files at that time: where they are still the same, this policy is not older than they.
+    pub mounted: Option<String>,
+}
+
+/// Whether a node that loses power must find the old file or the new one, never an empty one. That takes as long as the
+/// disk does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    Yes,
+    No,
 }
 
 /// Why something could not be remembered, or recalled.
@@ -44,7 +60,7 @@ impl Memory {
 
     pub fn save_pods(&self, pods: &[Arc<Pod>]) -> Result<(), MemoryError> {
         let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
-        self.save(PODS, &pods)
+        self.save(PODS, &pods, Durable::No)
     }
 
     /// The last pods, or none if nothing was ever remembered.
@@ -52,16 +68,21 @@ impl Memory {
         self.recall(PODS)
     }
 
-    pub fn save_policy(&self, files: &[SourceFile]) -> Result<(), MemoryError> {
-        self.save(POLICY, files)
+    pub fn save_policy(&self, policy: &RememberedPolicy) -> Result<(), MemoryError> {
+        self.save(POLICY, policy, Durable::Yes)
     }
 
-    /// The files of the last policy that was accepted.
-    pub fn policy(&self) -> Result<Option<Vec<SourceFile>>, MemoryError> {
+    /// The last policy that was accepted.
+    pub fn policy(&self) -> Result<Option<RememberedPolicy>, MemoryError> {
         self.recall(POLICY)
     }
 
-    fn save(&self, name: &str, content: &(impl Serialize + ?Sized)) -> Result<(), MemoryError> {
+    fn save(
+        &self,
+        name: &str,
+        content: &(impl Serialize + ?Sized),
+        durable: Durable,
+    ) -> Result<(), MemoryError> {
         let path = self.folder.join(name);
         let fresh = path.with_extension("new");
         let text = serde_json::to_vec(content).expect("plain data");
@@ -69,8 +90,9 @@ impl Memory {
             let mut file = fs::OpenOptions::new();
             let mut file = file.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
             io::Write::write_all(&mut file, &text)?;
-            // A node that loses power must find the old file or the new one, never an empty one.
-            file.sync_data()?;
+            if durable == Durable::Yes {
+                file.sync_data()?;
+            }
             fs::rename(&fresh, &path)
         };
         replace().map_err(|source| MemoryError::Write { path: path.clone(), source })
@@ -96,10 +118,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let memory = Memory::open(&folder.path().join("state")).expect("a folder");
         assert_eq!(memory.policy().expect("nothing yet"), None);
-        let file = |text: &str| SourceFile { name: "10-a.yaml".to_owned(), text: text.to_owned() };
-        memory.save_policy(&[file("version: 1")]).expect("saved");
-        memory.save_policy(&[file("version: 1\n")]).expect("saved");
-        assert_eq!(memory.policy().expect("readable"), Some(vec![file("version: 1\n")]));
+        let policy = |text: &str| RememberedPolicy {
+            files: vec![SourceFile { name: "10-a.yaml".to_owned(), text: text.to_owned() }],
+            mounted: None,
+        };
+        memory.save_policy(&policy("version: 1")).expect("saved");
+        memory.save_policy(&policy("version: 1\n")).expect("saved");
+        assert_eq!(memory.policy().expect("readable"), Some(policy("version: 1\n")));
         assert_eq!(memory.pods().expect("nothing yet"), None);
     }
 

@@ -64,7 +64,8 @@ impl Notices {
         open.rule = rule;
     }
 
-    /// What should be told now, of the pods that `can_tell`. Nothing is lost for want of room: it is told later.
+    /// What should be told now, of the pods that `can_tell`. What finds no room is told later, unless
+    /// its pod is gone by then.
     pub fn take(&mut self, now: Instant, can_tell: impl Fn(CgroupId) -> bool) -> Vec<Told> {
         self.refill(now);
         let due = self.open.iter_mut().filter(|(about, open)| {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_writes_no_more_than_its_share_and_loses_nothing() {
+    fn a_node_writes_no_more_than_its_share_and_tells_the_rest_later() {
         let start = Instant::now();
         let mut notices = Notices::new(start);
         for pod in 0..25 {

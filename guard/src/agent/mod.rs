@@ -166,7 +166,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut bell = state.hear(bell);
     state.reload_policy();
     state.reload_pods();
-    cluster.first_list(&mut state).await;
+    cluster.first_list(&mut state).await?;
     state.find_own_pod();
     state.walk()?;
     state.seal()?;
@@ -174,17 +174,20 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         root = %state.root().display(), policy = state.policy_sha256(), metrics = %listen,
         "guarding"
     );
+    cluster.lift_startup_taint(&state);
 
     let mut next_walk = Instant::now() + WALK_INTERVAL;
     let mut last_walk = Instant::now();
     loop {
-        cluster.lift_startup_taint(&state);
         let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
         select! {
             () = &mut shutdown => break,
             () = policy_changes.next() => state.reload_policy(),
             () = change(&mut pod_changes) => state.reload_pods(),
-            news = cluster.news() => state.hear_news(news),
+            news = cluster.news() => {
+                state.hear_news(news);
+                cluster.lift_startup_taint(&state);
+            }
             rang = ring(&mut bell) => match rang {
                 Ok(()) => next_walk = next_walk.min(soon(last_walk)),
                 Err(error) => {
@@ -198,7 +201,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 last_walk = Instant::now();
                 next_walk = last_walk + WALK_INTERVAL;
             }
-            () = sleep_until(state.next_tidying()) => state.tidy(),
+            () = sleep_until(state.next_tidying()) => {
+                state.tidy();
+                cluster.lift_startup_taint(&state);
+            }
             () = speak(state.voice.speak_at()) => state.speak(),
             unreadable = events.drain(|event| {
                 if event.verdict() == Verdict::Deny {

@@ -11,7 +11,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::{AgentError, chain};
 use crate::{
     endpoints::Endpoints,
-    memory::Memory,
+    memory::{Memory, RememberedPolicy},
     policy::{self, Policy, SourceFile},
 };
 
@@ -38,8 +38,8 @@ pub(super) enum Change {
 }
 
 impl PolicyInForce {
-    /// The policy to begin with: the mounted one, else the last that was accepted. Without a good one there is nothing
-    /// to guard by.
+    /// The policy to begin with: the mounted one; or the last that was accepted, if the mounted one is not, or has not
+    /// changed since and so is the older one. Without a good one there is nothing to guard by.
     pub(super) fn first(
         path: &Path,
         endpoints: &Endpoints,
@@ -54,8 +54,15 @@ impl PolicyInForce {
             files,
             object_watched: false,
         };
+        let remembered = memory.and_then(recall);
+        let recalled =
+            |remembered: &RememberedPolicy| policy::parse(&remembered.files, endpoints, today()).policy;
         let read = policy::read(path);
         let files = read.as_ref().ok().map(|files| policy::sha256(files));
+        let newer = remembered.as_ref().filter(|last| last.mounted.is_some() && last.mounted == files);
+        if let Some(policy) = newer.and_then(recalled) {
+            return Ok(new(policy, None, files));
+        }
         let error = match read {
             Err(error) => AgentError::PolicyRead(error),
             Ok(files) => {
@@ -74,9 +81,7 @@ impl PolicyInForce {
                 }
             }
         };
-        let Some(policy) = memory.and_then(|memory| recall(memory, endpoints)) else {
-            return Err(error);
-        };
+        let Some(policy) = remembered.as_ref().and_then(recalled) else { return Err(error) };
         let refused = chain(&error);
         tracing::error!("{refused}\n\nthe last policy that was accepted decides");
         Ok(new(policy, Some(refused), files))
@@ -140,18 +145,18 @@ impl PolicyInForce {
 
     fn remember(&self, files: &[SourceFile]) {
         if let Some(memory) = &self.memory
-            && let Err(error) = memory.save_policy(files)
+            && let Err(error) =
+                memory.save_policy(&RememberedPolicy { files: files.to_owned(), mounted: self.files.clone() })
         {
             tracing::warn!(error = chain(&error), "the policy is not remembered for the next start");
         }
     }
 }
 
-/// The policy that was accepted last, if this version still accepts it.
-fn recall(memory: &Memory, endpoints: &Endpoints) -> Option<Policy> {
+fn recall(memory: &Memory) -> Option<RememberedPolicy> {
     let recalled =
-        memory.policy().inspect_err(|error| tracing::warn!(error = chain(error), "no policy recalled"));
-    policy::parse(&recalled.ok().flatten()?, endpoints, today()).policy
+        memory.policy().inspect_err(|error| tracing::warn!(error = chain(error), "no policy is recalled"));
+    recalled.ok().flatten()
 }
 
 /// The day by which rules expire: it begins at midnight, UTC.
@@ -227,5 +232,20 @@ mod tests {
         let recalled = first(folder.path(), Some(&memory)).expect("the last good one");
         assert_eq!(recalled.policy, good);
         assert!(recalled.refused.is_some_and(|why| why.contains("version")));
+    }
+
+    #[test]
+    fn a_start_does_not_go_back_to_a_volume_that_lags_behind() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let memory = Memory::open(&folder.path().join("state")).expect("a folder");
+        write(folder.path(), AUDIT);
+        let mut policy = first(folder.path(), Some(&memory)).expect("a good policy");
+        policy.take_object(Some(object(ENFORCE)));
+        let enforced = policy.policy.sha256().to_owned();
+        let again = first(folder.path(), Some(&memory)).expect("the newer one");
+        assert_eq!(again.policy.sha256(), enforced);
+        write(folder.path(), "version: 1\n");
+        let changed = first(folder.path(), Some(&memory)).expect("a good policy");
+        assert_ne!(changed.policy.sha256(), enforced, "what changed since counts");
     }
 }

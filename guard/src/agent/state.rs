@@ -24,7 +24,7 @@ use crate::{
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     kubernetes::News,
     memory::Memory,
-    pods::{self, Identity, Index},
+    pods::{self, Identity, Index, Pod},
     reconcile::{self, Entries, RuleNames, Step},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
 };
@@ -52,8 +52,8 @@ pub(super) struct State {
     pub(super) memory: Option<Memory>,
     /// Whether the API server has told this node's pods.
     listed: bool,
-    /// Whether there are pods that are not in the memory yet.
-    pub(super) unsaved: bool,
+    /// The pods as they are in the memory.
+    pub(super) saved: Vec<Arc<Pod>>,
     pub(super) voice: Voice,
     /// Which version of the list of pods is in the index.
     pub(super) pods_version: Option<Version>,
@@ -93,7 +93,7 @@ impl State {
             unguarded: BTreeSet::new(),
             memory,
             listed: false,
-            unsaved: false,
+            saved: Vec::new(),
             voice: Voice::new(std::time::Instant::now()),
             pods_version: None,
             applied: Entries::new(),
@@ -206,7 +206,7 @@ impl State {
     pub(super) fn hear_news(&mut self, news: News) {
         match news {
             News::Pods(pods) => {
-                (self.listed, self.unsaved) = (true, true);
+                self.listed = true;
                 self.index.set_pods(pods.into_iter().map(Arc::new).collect());
                 self.apply();
             }
@@ -221,9 +221,12 @@ impl State {
 
     /// Writes down the pods that are known, if they have changed since.
     pub(super) fn save_pods(&mut self) {
-        let Some(memory) = self.memory.as_ref().filter(|_| self.unsaved) else { return };
-        let saved = memory.save_pods(&self.index.listed());
-        self.unsaved = false;
+        let known = self.index.known();
+        let Some(memory) = self.memory.as_ref().filter(|_| self.listed && known != self.saved) else {
+            return;
+        };
+        let saved = memory.save_pods(&known);
+        self.saved = known;
         if self.degrade("state_folder", saved.is_err())
             && let Err(error) = saved
         {

@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use guard_common::CgroupId;
+use guard_common::{CgroupId, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
-use crate::{pods::Identity, policy::Explanation, workload::Workload};
+use crate::{
+    pods::Identity,
+    policy::{Explanation, RuleName},
+    workload::Workload,
+};
 
 /// The answer to `/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,12 +74,22 @@ impl State {
     /// Explains what the pod `namespace/name` may do, if it is on this node.
     pub(super) fn explain(&self, pod: &str) -> Option<Explained> {
         let (namespace, name) = pod.split_once('/')?;
-        let mut named = self.index.named().map(|(_, pod)| pod);
-        let pod = named.find(|pod| pod.workload.namespace == namespace && pod.name == name)?;
+        let (cgroup, pod) = self.index.pods().find_map(|(cgroup, identity)| match identity {
+            Identity::Pod(pod) if pod.workload.namespace == namespace && pod.name == name => {
+                Some((cgroup, pod))
+            }
+            Identity::Pod(_) | Identity::Unidentified => None,
+        })?;
         let policy = &self.policy.policy;
+        let mut explanation = policy.explain(&pod.workload, self.day);
+        if Some(cgroup) == self.own {
+            for outcome in &mut explanation.outcomes {
+                (outcome.verdict, outcome.rule) = (Verdict::Allow, RuleName::SELF);
+            }
+        }
         Some(Explained {
             workload: pod.workload.clone(),
-            explanation: policy.explain(&pod.workload, self.day),
+            explanation,
             help: policy.help().map(ToOwned::to_owned),
         })
     }

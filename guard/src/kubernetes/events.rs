@@ -109,7 +109,7 @@ pub(super) async fn write(
     metrics: KubernetesMetrics,
 ) {
     let instance = Some(shortened(&node, INSTANCE_LEN));
-    let recorder = Recorder::new(client, Reporter { controller: "imds-guard".to_owned(), instance });
+    let reporter = Reporter { controller: "imds-guard".to_owned(), instance };
     while let Some(Notice { reason, about, note }) = notices.recv().await {
         let event = Event {
             type_: reason.kind(),
@@ -119,6 +119,8 @@ pub(super) async fn write(
             secondary: Some(about.service_account_reference()),
         };
         let pod = about.pod_reference();
+        // A new one for each: within minutes it would take another notice about the same pod for the same one.
+        let recorder = Recorder::new(client.clone(), reporter.clone());
         let failure = match timeout(CONNECT_WITHIN, recorder.publish(&event, &pod)).await {
             Ok(Ok(())) => {
                 metrics.events.with_label_values(&[reason.as_str()]).inc();

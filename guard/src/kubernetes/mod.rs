@@ -18,9 +18,14 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Config,
     client::{Body, ClientBuilder},
+    runtime::watcher,
 };
 use prometheus::IntCounterVec;
-use tokio::{sync::mpsc, task::spawn_local};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, spawn_local},
+    time::Instant,
+};
 use tower::util::MapRequestLayer;
 
 pub use events::{Notice, Reason, Subject};
@@ -29,6 +34,12 @@ use crate::{pods::Pod, policy::SourceFile, sinks::metrics::KubernetesMetrics};
 
 /// How long to wait for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a connection may be silent. A watch hears a bookmark about every minute.
+const SILENT_FOR: Duration = Duration::from_secs(150);
+
+/// How soon a watch that failed is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Why the API server can't be spoken to at all.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +85,7 @@ impl ApiServer {
     pub async fn new(node: String, requests: IntCounterVec) -> Result<Self, ConnectError> {
         let mut config = Config::infer().await.map_err(|error| ConnectError::Config(Box::new(error)))?;
         config.connect_timeout = Some(CONNECT_WITHIN);
+        config.read_timeout = Some(SILENT_FOR);
         // Whoever asks also decides when to ask again, so that the requests of a node can be counted and bounded.
         config.default_retry = false;
         let count = move |request: Request<Body>| {
@@ -87,7 +99,7 @@ impl ApiServer {
 
     /// Watches this node's pods, and the policy's object if there is one, for as long as the receiver lives.
     pub fn watch(&self, policy: Option<ObjectName>) -> mpsc::Receiver<News> {
-        let (news, receiver) = mpsc::channel(16);
+        let (news, receiver) = mpsc::channel(4);
         spawn_local(pods::watch(self.client.clone(), self.node.clone(), news.clone()));
         if let Some(policy) = policy {
             spawn_local(policy::watch(self.client.clone(), policy, news));
@@ -96,8 +108,8 @@ impl ApiServer {
     }
 
     /// Takes the start-up taint off this node, and keeps trying until it is gone.
-    pub fn lift_startup_taint(&self) {
-        spawn_local(node::lift_startup_taint(Api::<Node>::all(self.client.clone()), self.node.clone()));
+    pub fn lift_startup_taint(&self) -> JoinHandle<()> {
+        spawn_local(node::lift_startup_taint(Api::<Node>::all(self.client.clone()), self.node.clone()))
     }
 
     /// Starts to write Events. What the sender can't take is dropped by whoever sends.
@@ -108,44 +120,54 @@ impl ApiServer {
     }
 }
 
-/// Whether a watch gets answers, and the log line when that changes.
+/// Whether a watch gets answers, the log line when that changes, and when to try again.
 struct Reachable {
     what: &'static str,
-    /// None before the first answer or failure.
-    since: Option<Result<(), Timestamp>>,
+    /// Since when it fails; none before the first failure, and after an answer.
+    failing_since: Option<Timestamp>,
+    answered: bool,
+    failures: u32,
 }
 
 impl Reachable {
     fn new(what: &'static str) -> Self {
-        Self { what, since: None }
+        Self { what, failing_since: None, answered: false, failures: 0 }
     }
 
     /// Notes an answer, and says whether that is news.
     fn answers(&mut self) -> bool {
-        match self.since.replace(Ok(())) {
-            Some(Ok(())) => false,
-            Some(Err(since)) => {
-                tracing::info!(watch = self.what, %since, "the API server answers again");
-                true
-            }
-            None => true,
+        self.failures = 0;
+        let failed_since = self.failing_since.take();
+        if let Some(since) = failed_since {
+            tracing::info!(watch = self.what, %since, "the API server answers again");
         }
+        let first = !std::mem::replace(&mut self.answered, true);
+        first || failed_since.is_some()
     }
 
     /// Notes a failure, and says whether that is news.
-    fn fails(&mut self, error: &kube::runtime::watcher::Error) -> bool {
-        if matches!(self.since, Some(Err(_))) {
+    fn is_news(&mut self, error: &watcher::Error) -> bool {
+        if self.failing_since.is_some() {
             return false;
         }
-        self.since = Some(Err(Timestamp::now()));
+        self.failing_since = Some(Timestamp::now());
         let error = crate::agent::chain(error);
-        tracing::warn!(
-            watch = self.what,
-            error,
-            "the API server does not answer; going on with what is known"
-        );
+        tracing::warn!(watch = self.what, error, "the watch fails; going on with what is known");
         true
     }
+
+    /// When to try again: later and later, and not when all other nodes do.
+    fn pause(&mut self) -> Instant {
+        let (first, longest) = RETRY;
+        let pause = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        self.failures += 1;
+        Instant::now() + pause.mul_f64(0.5 + jitter() / 2.0)
+    }
+}
+
+/// From 0 to 1, as random as the time is.
+fn jitter() -> f64 {
+    f64::from(Timestamp::now().subsec_nanosecond() / 1000 % 1000) / 1000.0
 }
 
 /// The verb that kube notes on a request, as RBAC names it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::{
     Api,
-    api::{GetParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -19,20 +19,12 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 /// How long one try may take.
 const TRY_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often to look again once it is gone: a node group's taints can be put on its running nodes.
-const LOOK_AGAIN: Duration = Duration::from_mins(10);
-
-/// Takes the taint off the node, and keeps it off.
+/// Takes the taint off the node, and looks again until it is gone.
 pub(super) async fn lift_startup_taint(nodes: Api<Node>, name: String) {
-    let (first, longest) = RETRY;
-    let mut pause = first;
+    let (mut pause, longest) = RETRY;
     loop {
         match timeout(TRY_WITHIN, lift(&nodes, &name)).await {
-            Ok(Ok(Lifted::NotThere)) => {
-                sleep(LOOK_AGAIN).await;
-                pause = first;
-                continue;
-            }
+            Ok(Ok(Lifted::NotThere)) => return,
             // Looked at again at once: whoever else writes the node's taints may just have put it back.
             Ok(Ok(Lifted::Yes)) => {
                 tracing::info!(taint = TAINT, "the start-up taint is lifted: pods may come");
@@ -60,7 +52,7 @@ enum Lifted {
 }
 
 async fn lift(nodes: &Api<Node>, name: &str) -> kube::Result<Lifted> {
-    let node = nodes.get_with(name, &GetParams::any()).await?;
+    let node = nodes.get(name).await?;
     let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
     let Some(patch) = patch(&taints) else { return Ok(Lifted::NotThere) };
     let patch = Patch::Json::<Node>(serde_json::from_value(patch).expect("a patch by its own rules"));

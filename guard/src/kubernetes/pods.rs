@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::LocalBoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
 use k8s_openapi::{
     api::{
         apps::v1::ReplicaSet,
@@ -22,17 +26,17 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource,
     api::{GetParams, PartialObjectMeta},
-    runtime::{WatchStreamExt, watcher, watcher::Event},
+    runtime::{watcher, watcher::Event},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
-    pin, select,
+    select,
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    News, Reachable,
+    News, Reachable, jitter,
     lookups::{Answer, Lookups},
 };
 use crate::pods::{
@@ -58,18 +62,18 @@ const IDLE: Duration = Duration::from_hours(1);
 
 /// Watches the pods of `node` and tells of all of them whenever one changes.
 pub(super) async fn watch(client: Client, node: String, news: mpsc::Sender<News>) {
-    // Any version that the server has at hand will do to begin with: it spares the store behind it, and what is newer
-    // comes by the watch.
-    let config = watcher::Config::default().any_semantic().fields(&format!("spec.nodeName={node}"));
-    let events = watcher(Api::<PodObject>::all(client.clone()), config).default_backoff();
-    pin!(events);
     let mut reachable = Reachable::new("pods");
+    let mut events = events(&client, &node);
+    // When to begin anew, after a failure.
+    let mut resume = None;
     let mut pods = Pods::default();
     let mut answers = FuturesUnordered::new();
     loop {
-        let due = pods.next_due().unwrap_or_else(|| Instant::now() + IDLE);
+        let due = pods.next_due(answers.len()).unwrap_or_else(|| Instant::now() + IDLE);
         select! {
-            event = events.next() => match event {
+            event = events.next(), if resume.is_none() => match event {
+                // It comes before anything was asked.
+                Some(Ok(Event::Init)) => pods.take(Event::Init),
                 Some(Ok(event)) => {
                     if reachable.answers() {
                         pods.lookups.retry(Instant::now());
@@ -78,13 +82,18 @@ pub(super) async fn watch(client: Client, node: String, news: mpsc::Sender<News>
                     pods.take(event);
                 }
                 Some(Err(error)) => {
-                    if reachable.fails(&error) {
+                    if reachable.is_news(&error) {
                         let _ = news.send(News::Answers(false)).await;
                     }
+                    resume = Some(reachable.pause());
                 }
                 None => return,
             },
             Some((reference, answer)) = answers.next() => pods.answer(reference, answer),
+            () = sleep_until(resume.unwrap_or(due)), if resume.is_some() => {
+                events = self::events(&client, &node);
+                resume = None;
+            }
             () = sleep_until(due) => {}
         }
         let now = Instant::now();
@@ -97,6 +106,15 @@ pub(super) async fn watch(client: Client, node: String, news: mpsc::Sender<News>
             return;
         }
     }
+}
+
+/// The list of the node's pods, and then every change. After a failure it is begun anew: that the list comes is how the
+/// end of a failure is seen, also where nothing has changed.
+fn events(client: &Client, node: &str) -> BoxStream<'static, watcher::Result<Event<PodObject>>> {
+    // Any version that the server has at hand will do to begin with: it spares the store behind it, and what is newer
+    // comes by the watch.
+    let config = watcher::Config::default().any_semantic().fields(&format!("spec.nodeName={node}"));
+    watcher(Api::<PodObject>::all(client.clone()), config).boxed()
 }
 
 /// The pods that the watch has told of so far.
@@ -117,7 +135,10 @@ struct Pods {
 impl Pods {
     fn take(&mut self, event: Event<PodObject>) {
         match event {
-            Event::Init => self.list.clear(),
+            Event::Init => {
+                self.list.clear();
+                return;
+            }
             Event::InitApply(pod) => {
                 self.list.insert(pod.uid(), pod.into());
                 return;
@@ -146,9 +167,11 @@ impl Pods {
         self.tell_by.get_or_insert_with(|| Instant::now() + settle);
     }
 
-    /// When there is something to do: to look something up, or to tell of what is new.
-    fn next_due(&self) -> Option<Instant> {
-        [self.lookups.next_due(), self.tell_by.filter(|_| self.listed)].into_iter().flatten().min()
+    /// When there is something to do: to look something up, if not too many look-ups are under way, or to tell of what
+    /// is new.
+    fn next_due(&self, under_way: usize) -> Option<Instant> {
+        let lookup = self.lookups.next_due().filter(|_| under_way < LOOKUPS_AT_ONCE);
+        [lookup, self.tell_by.filter(|_| self.listed)].into_iter().flatten().min()
     }
 
     /// All pods of which enough is known, if there is news and nothing more to wait for.
@@ -279,9 +302,4 @@ where
         Err(error) if absent(&error) && !must_exist => Ok(Metadata::default()),
         stored => stored.map(|object| object.metadata.into()),
     }
-}
-
-/// From 0 to 1, as random as the time is.
-fn jitter() -> f64 {
-    f64::from(jiff::Timestamp::now().subsec_nanosecond() / 1000 % 1000) / 1000.0
 }

@@ -3,37 +3,37 @@
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt, watcher},
-};
-use tokio::{pin, sync::mpsc};
+use kube::{Api, Client, runtime::watcher};
+use tokio::{pin, sync::mpsc, time::sleep_until};
 
 use super::{News, ObjectName, Reachable};
 use crate::policy::{SourceFile, is_policy_name};
 
-/// Watches the object and tells of every change.
+/// Watches the object and tells of every change. After a failure it is read anew: it may have changed meanwhile.
 pub(super) async fn watch(client: Client, object: ObjectName, news: mpsc::Sender<News>) {
     let api = Api::<ConfigMap>::namespaced(client, &object.namespace);
-    let objects = watcher::watch_object(api, &object.name).default_backoff();
-    pin!(objects);
     let mut reachable = Reachable::new("policy");
-    while let Some(change) = objects.next().await {
-        let told = match change {
-            Ok(change) => {
-                reachable.answers();
-                News::Policy(change.map(|map| files(&object, map)))
-            }
-            Err(error) => {
-                if !reachable.fails(&error) {
-                    continue;
+    loop {
+        let objects = watcher::watch_object(api.clone(), &object.name);
+        pin!(objects);
+        while let Some(change) = objects.next().await {
+            let told = match change {
+                Ok(change) => {
+                    reachable.answers();
+                    News::Policy(change.map(|map| files(&object, map)))
                 }
-                News::PolicyUnwatched
+                Err(error) => {
+                    if reachable.is_news(&error) {
+                        let _ = news.send(News::PolicyUnwatched).await;
+                    }
+                    break;
+                }
+            };
+            if news.send(told).await.is_err() {
+                return;
             }
-        };
-        if news.send(told).await.is_err() {
-            return;
         }
+        sleep_until(reachable.pause()).await;
     }
 }
 

@@ -99,9 +99,16 @@ impl Index {
         self.pods.get(&pod).filter(|entry| entry.departed.is_none()).map(Entry::identity)
     }
 
-    /// The pods as they were last listed.
-    pub fn listed(&self) -> Vec<Arc<Pod>> {
-        self.listed.values().map(Arc::clone).collect()
+    /// The pods that are listed, and those that run and were listed once, in the order of their uids.
+    pub fn known(&self) -> Vec<Arc<Pod>> {
+        let running = self
+            .pods
+            .values()
+            .filter(|entry| entry.departed.is_none())
+            .filter_map(|entry| entry.pod.as_ref());
+        let known: BTreeMap<_, _> =
+            running.chain(self.listed.values()).map(|pod| (&pod.uid, Arc::clone(pod))).collect();
+        known.into_values().collect()
     }
 
     /// Every pod with an identity, departed ones too.

@@ -16,6 +16,9 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// The label that a Deployment's pods share with the name of their `ReplicaSet`.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
+/// The longest name of an IAM role; whoever writes annotations can write more.
+const ROLE_LEN: usize = 2048;
+
 /// A Pod, a Namespace or a Node.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Object {
@@ -180,8 +183,9 @@ impl Metadata {
     fn owners(&self, surroundings: &Surroundings) -> Vec<String> {
         let Some(controller) = self.controller() else { return Vec::new() };
         let behind = match self.controller_reference().and_then(|reference| surroundings.get(&reference)) {
-            Some(known) => known.controller().map(OwnerReference::to_string),
-            None => self.deployment_by_name(controller),
+            Some(known) if known.is_there() => known.controller().map(OwnerReference::to_string),
+            // Not looked up, or removed before its pods.
+            _ => self.deployment_by_name(controller),
         };
         [controller.to_string()].into_iter().chain(behind).collect()
     }
@@ -209,8 +213,13 @@ impl Metadata {
     }
 
     fn service_account(&self) -> Option<ServiceAccount> {
-        (!self.uid.is_empty())
-            .then(|| ServiceAccount { uid: self.uid.clone(), role: self.annotations.role.clone() })
+        let role = self.annotations.role.clone().filter(|role| role.len() <= ROLE_LEN);
+        self.is_there().then(|| ServiceAccount { uid: self.uid.clone(), role })
+    }
+
+    /// Whether it is the metadata of an object that exists.
+    fn is_there(&self) -> bool {
+        !self.uid.is_empty()
     }
 }
 
