@@ -41,6 +41,9 @@ const SILENT_FOR: Duration = Duration::from_secs(150);
 /// How soon a watch that failed is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// A watch that held for so long begins to count its failures anew.
+const STEADY: Duration = Duration::from_mins(2);
+
 /// Why the API server can't be spoken to at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -126,17 +129,18 @@ struct Reachable {
     /// Since when it fails; none before the first failure, and after an answer.
     failing_since: Option<Timestamp>,
     answered: bool,
+    /// How many failures there were in a row, with less than [`STEADY`] between each and the next, and the last one.
     failures: u32,
+    failed_at: Option<Instant>,
 }
 
 impl Reachable {
     fn new(what: &'static str) -> Self {
-        Self { what, failing_since: None, answered: false, failures: 0 }
+        Self { what, failing_since: None, answered: false, failures: 0, failed_at: None }
     }
 
     /// Notes an answer, and says whether that is news.
     fn answers(&mut self) -> bool {
-        self.failures = 0;
         let failed_since = self.failing_since.take();
         if let Some(since) = failed_since {
             tracing::info!(watch = self.what, %since, "the API server answers again");
@@ -157,11 +161,14 @@ impl Reachable {
     }
 
     /// When to try again: later and later, and not when all other nodes do.
-    fn pause(&mut self) -> Instant {
+    fn pause(&mut self, now: Instant) -> Instant {
+        if self.failed_at.replace(now).is_none_or(|last| now.duration_since(last) > STEADY) {
+            self.failures = 0;
+        }
         let (first, longest) = RETRY;
         let pause = first.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures += 1;
-        Instant::now() + pause.mul_f64(0.5 + jitter() / 2.0)
+        now + pause.mul_f64(0.5 + jitter() / 2.0)
     }
 }
 
@@ -207,5 +214,21 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(resource(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_watch_that_fails_is_tried_less_and_less_often_until_it_has_held() {
+        let mut reachable = Reachable::new("pods");
+        let mut now = Instant::now();
+        for most in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0] {
+            let at = reachable.pause(now);
+            let pause = (at - now).as_secs_f64();
+            assert!((most / 2.0..=most).contains(&pause), "{pause}, not about {most}");
+            now = at;
+            // A list that comes does not make it steady.
+            reachable.answers();
+        }
+        now += STEADY * 2;
+        assert!(reachable.pause(now) - now <= RETRY.0);
     }
 }

@@ -85,7 +85,7 @@ pub(super) async fn watch(client: Client, node: String, news: mpsc::Sender<News>
                     if reachable.is_news(&error) {
                         let _ = news.send(News::Answers(false)).await;
                     }
-                    resume = Some(reachable.pause());
+                    resume = Some(reachable.pause(Instant::now()));
                 }
                 None => return,
             },

@@ -4,7 +4,11 @@
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, runtime::watcher};
-use tokio::{pin, sync::mpsc, time::sleep_until};
+use tokio::{
+    pin,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use super::{News, ObjectName, Reachable};
 use crate::policy::{SourceFile, is_policy_name};
@@ -33,7 +37,7 @@ pub(super) async fn watch(client: Client, object: ObjectName, news: mpsc::Sender
                 return;
             }
         }
-        sleep_until(reachable.pause()).await;
+        sleep_until(reachable.pause(Instant::now())).await;
     }
 }
 
