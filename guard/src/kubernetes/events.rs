@@ -74,7 +74,8 @@ impl Subject {
         Self {
             namespace: pod.workload.namespace.clone(),
             pod: pod.name.clone(),
-            pod_uid: pod.declared_uid.clone(),
+            // Of a static pod kubectl shows the Events that name it by the hash, as the kubelet's own do.
+            pod_uid: pod.uid.to_string(),
             service_account: pod.workload.service_account.clone(),
             service_account_uid: pod.service_account.as_ref().map(|account| account.uid.clone()),
         }
