@@ -3,13 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use guard_tests::{wait_for, wait_until};
+use guard_tests::{Cgroup, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
@@ -101,34 +101,9 @@ pub fn down(folder: &Folder) -> Result<bool> {
     bail!("the supervisor {supervisor} does not end");
 }
 
-/// Removes the cgroups of pods that are gone. The kernel needs a moment until the last killed process has left.
+/// Removes the cgroups of pods that are gone.
 fn remove_cgroups() -> Result<()> {
-    let root = cgroup_mount()?.join(KUBEPODS);
-    match fs::write(root.join("cgroup.kill"), "1") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        killed => killed.with_context(|| format!("kill the processes of {}", root.display()))?,
-    }
-    wait_for(DOWN_WITHIN, "the pods' cgroups to be removed", || remove_tree(&root).ok())
-}
-
-fn remove_tree(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    fs::remove_dir(folder)
-}
-
-/// Where this machine has cgroup v2.
-fn cgroup_mount() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
-    let mount = mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
-        [_, mount, "cgroup2", ..] => Some(PathBuf::from(mount)),
-        _ => None,
-    });
-    mount.context("cgroup v2 is not mounted")
+    Cgroup::at_top(KUBEPODS)?.remove_within(DOWN_WITHIN)
 }
 
 fn this_program() -> Result<PathBuf> {

@@ -30,7 +30,7 @@ pub use agent::Agent;
 pub use attack::{Outcome, Report, Vector};
 pub use binary::binary;
 pub use hook::Hook;
-pub use node::{Driver, Node, PodHandle, PodSpec, Qos};
+pub use node::{Cgroup, Driver, Node, PodHandle, PodSpec, Qos};
 pub use place::Place;
 pub use process::Process;
 pub use simulator::Simulator;

@@ -73,7 +73,8 @@ impl PolicyInForce {
                         if !problems.is_empty() {
                             tracing::warn!("the policy is accepted with warnings:\n{problems}");
                         }
-                        let first = new(policy, None, Some(policy::sha256(&files)));
+                        let mounted = Some(policy.sha256().to_owned());
+                        let first = new(policy, None, mounted);
                         first.remember(&files);
                         return Ok(first);
                     }

@@ -38,8 +38,8 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) listen: SocketAddr,
-    pub(super) kernel: Kernel,
-    pub(super) counters: Counters,
+    kernel: Kernel,
+    counters: Counters,
     pub(super) metrics: Metrics,
     pub(super) account: Account,
     pub(super) policy: PolicyInForce,
@@ -49,22 +49,22 @@ pub(super) struct State {
     pub(super) own: Option<CgroupId>,
     /// The pods that were there when the programs were attached.
     pub(super) unguarded: BTreeSet<CgroupId>,
-    pub(super) memory: Option<Memory>,
+    memory: Option<Memory>,
     /// Whether the API server has told this node's pods.
     listed: bool,
     /// The pods as they are in the memory.
-    pub(super) saved: Vec<Arc<Pod>>,
+    saved: Vec<Arc<Pod>>,
     pub(super) voice: Voice,
     /// Which version of the list of pods is in the index.
-    pub(super) pods_version: Option<Version>,
+    pods_version: Option<Version>,
     pub(super) applied: Entries,
     /// The ruling for pods that have no name, as it was written.
     pub(super) unidentified: Option<PodEntry>,
     /// The day for which `applied` was computed: rules expire at midnight, UTC.
     pub(super) day: Date,
     /// Pods that the kernel counted and no walk ever saw, with the time when they were noticed.
-    pub(super) strays: HashMap<CgroupId, Instant>,
-    pub(super) next_tidying: Instant,
+    strays: HashMap<CgroupId, Instant>,
+    next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
 }
 

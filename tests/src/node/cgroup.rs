@@ -38,15 +38,24 @@ impl Cgroup {
         Ok(child)
     }
 
-    /// Kills every process in it and below it, then removes it and all below it. One that is gone is no error.
+    /// The cgroup `name` at the top of this machine's tree, there or not.
+    pub fn at_top(name: &str) -> Result<Self> {
+        Ok(Self(mount_point()?.join(name)))
+    }
+
     pub(crate) fn remove(&self) -> Result<()> {
+        self.remove_within(EMPTY_WITHIN)
+    }
+
+    /// Kills every process in it and below it, then removes it and all below it. One that is gone is no error.
+    pub fn remove_within(&self, within: Duration) -> Result<()> {
         match fs::write(self.0.join("cgroup.kill"), "1") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             killed => killed.with_context(|| format!("kill the processes of {}", self.0.display()))?,
         }
         // The kernel refuses to remove a cgroup until the last killed process has let go of it.
         let what = format!("the cgroup {} to be removed", self.0.display());
-        wait_until(EMPTY_WITHIN, &what, || remove_tree(&self.0).is_ok())
+        wait_until(within, &what, || remove_tree(&self.0).is_ok())
     }
 }
 
