@@ -26,6 +26,18 @@ impl Address {
         Self(words)
     }
 
+    /// Its words in network order, as they stand in memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.0
+    }
+
+    /// Whether it stands for an IPv4 address.
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        matches!(self.0, [0, 0, prefix, _] if prefix == 0xffff_u32.to_be())
+    }
+
     /// One of 64 bits, by the last word. With the bits of all protected addresses in one mask, an address whose bit is
     /// not in it is none of them, and needs no look-up.
     #[inline(always)]

@@ -1,6 +1,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{CgroupId, EndpointId, Lock, MAX_ENDPOINTS, Mode, RuleId, Ruling, Verdict};
+use crate::{CgroupId, EndpointId, Lock, MAX_ENDPOINTS, Mode, RuleId, Ruling, Verdict, Way};
 
 /// The key of the map `COUNTERS`: everything by which attempts and packets are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -15,17 +15,21 @@ pub struct CounterKey {
     mode: u8,
     /// The rule that decided.
     pub rule: RuleId,
-    reserved: [u8; 2],
+    way: u8,
+    reserved: u8,
 }
 
 /// The length of the array `OVERFLOW`: one place for every endpoint, lock, verdict and mode. It counts what
 /// `COUNTERS` had no room for, so that no attempt goes uncounted.
-pub const OVERFLOW_SLOTS: u32 = 64;
+pub const OVERFLOW_SLOTS: u32 = 128;
+
+/// The places of each endpoint.
+const SLOTS: u32 = OVERFLOW_SLOTS / MAX_ENDPOINTS as u32;
 
 impl CounterKey {
     /// The counter of what was decided on one pod's traffic.
     #[inline(always)]
-    pub const fn new(cgroup: CgroupId, endpoint: EndpointId, lock: Lock, ruling: Ruling) -> Self {
+    pub const fn new(cgroup: CgroupId, endpoint: EndpointId, lock: Lock, ruling: Ruling, way: Way) -> Self {
         Self {
             cgroup,
             endpoint,
@@ -33,7 +37,8 @@ impl CounterKey {
             verdict: ruling.verdict().code(),
             mode: ruling.mode().code(),
             rule: ruling.rule(),
-            reserved: [0; 2],
+            way: way.code(),
+            reserved: 0,
         }
     }
 
@@ -52,23 +57,39 @@ impl CounterKey {
         Mode::from_code(self.mode)
     }
 
+    /// How it went on.
+    pub const fn way(&self) -> Way {
+        Way::from_code(self.way)
+    }
+
+    /// What became of it: what is refused is denied, whatever the policy would say of another attempt.
+    #[inline(always)]
+    pub const fn outcome(&self) -> Verdict {
+        match self.way() {
+            Way::Refused => Verdict::Deny,
+            Way::Direct | Way::Gate => self.verdict(),
+        }
+    }
+
     /// The place in `OVERFLOW` that counts for this key.
     #[inline(always)]
     pub const fn overflow_slot(&self) -> u32 {
-        let endpoint = self.endpoint as u32 % (OVERFLOW_SLOTS / 8);
-        endpoint * 8 + (self.lock as u32 & 1) * 4 + (self.verdict as u32 & 1) * 2 + (self.mode as u32 & 1)
+        let endpoint = self.endpoint as u32 % MAX_ENDPOINTS as u32;
+        let verdict = self.outcome().code() as u32 & 3;
+        endpoint * SLOTS + (self.lock as u32 & 1) * 8 + verdict * 2 + (self.mode as u32 & 1)
     }
 
     /// The key, without a pod and a rule, that a place in `OVERFLOW` counts for.
     pub const fn of_overflow_slot(slot: u32) -> Self {
         // The lowest byte holds more than all places.
         let [slot, ..] = slot.to_le_bytes();
-        let ruling = Ruling::new(Verdict::from_code(slot >> 1 & 1), Mode::from_code(slot & 1), 0);
-        Self::new(CgroupId::UNIDENTIFIED, slot / 8, Lock::from_code(slot >> 2 & 1), ruling)
+        let ruling = Ruling::new(Verdict::from_code(slot >> 1 & 3), Mode::from_code(slot & 1), 0);
+        let endpoint = slot / SLOTS.to_le_bytes()[0];
+        Self::new(CgroupId::UNIDENTIFIED, endpoint, Lock::from_code(slot >> 3 & 1), ruling, Way::Direct)
     }
 }
 
-const _: () = assert!(OVERFLOW_SLOTS as usize == MAX_ENDPOINTS * 8 && OVERFLOW_SLOTS <= 256);
+const _: () = assert!(SLOTS == 16 && OVERFLOW_SLOTS <= 256);
 
 #[cfg(test)]
 mod tests {
@@ -76,8 +97,17 @@ mod tests {
 
     #[test]
     fn every_overflow_slot_is_found_again() {
-        for slot in 0..OVERFLOW_SLOTS {
+        // The fourth of the two bits for a verdict is none.
+        for slot in (0..OVERFLOW_SLOTS).filter(|slot| slot >> 1 & 3 != 3) {
             assert_eq!(CounterKey::of_overflow_slot(slot).overflow_slot(), slot);
         }
+    }
+
+    #[test]
+    fn what_is_refused_counts_as_denied() {
+        let allowed = Ruling::new(Verdict::Allow, Mode::Enforce, 1);
+        let key = |way| CounterKey::new(CgroupId(1), 0, Lock::Socket, allowed, way);
+        assert_eq!(key(Way::Gate).outcome(), Verdict::Allow);
+        assert_eq!(key(Way::Refused).outcome(), Verdict::Deny);
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Mode, Ruling, Verdict};
+use crate::{Mode, Ruling, Verdict, Way};
 
 /// What happens to an attempt, and by whose ruling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,10 +10,24 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether the attempt goes on.
+    /// Whether the attempt may go to the endpoint itself. What is filtered never does.
     #[inline(always)]
     pub const fn passes(self) -> bool {
-        !matches!((self.ruling.verdict(), self.ruling.mode()), (Verdict::Deny, Mode::Enforce))
+        matches!((self.ruling.verdict(), self.ruling.mode()), (Verdict::Allow, _) | (_, Mode::Audit))
+    }
+}
+
+/// How an attempt goes on.
+///
+/// `gated` says whether the pod of the task reaches the endpoint through its gate alone, and `own_gate` whether this
+/// socket can be sent there: the gate is open, in the socket's namespace, and no other pod made the socket. An audited
+/// pod is never gated.
+#[inline(always)]
+pub const fn way(decision: Decision, gated: bool, own_gate: bool) -> Way {
+    match (gated, own_gate) {
+        (true, true) => Way::Gate,
+        (false, _) if decision.passes() => Way::Direct,
+        (true, false) | (false, _) => Way::Refused,
     }
 }
 
@@ -34,8 +48,10 @@ pub fn decide(task: Ruling, creator: Option<Ruling>) -> Decision {
 const fn strictness(ruling: Ruling) -> u8 {
     match (ruling.verdict(), ruling.mode()) {
         (Verdict::Allow, _) => 0,
-        (Verdict::Deny, Mode::Audit) => 1,
-        (Verdict::Deny, Mode::Enforce) => 2,
+        (Verdict::Filter, Mode::Audit) => 1,
+        (Verdict::Deny, Mode::Audit) => 2,
+        (Verdict::Filter, Mode::Enforce) => 3,
+        (Verdict::Deny, Mode::Enforce) => 4,
     }
 }
 
@@ -43,38 +59,43 @@ const fn strictness(ruling: Ruling) -> u8 {
 mod tests {
     use super::*;
 
-    const ALLOW_AUDIT: Ruling = Ruling::new(Verdict::Allow, Mode::Audit, 1);
-    const ALLOW_ENFORCE: Ruling = Ruling::new(Verdict::Allow, Mode::Enforce, 2);
-    const DENY_AUDIT: Ruling = Ruling::new(Verdict::Deny, Mode::Audit, 3);
-    const DENY_ENFORCE: Ruling = Ruling::new(Verdict::Deny, Mode::Enforce, 4);
-    const ALL: [Ruling; 4] = [ALLOW_AUDIT, ALLOW_ENFORCE, DENY_AUDIT, DENY_ENFORCE];
+    const fn ruling(verdict: Verdict, mode: Mode) -> Ruling {
+        Ruling::new(verdict, mode, verdict.code() as u16 * 2 + mode.code() as u16)
+    }
+
+    fn all() -> impl Iterator<Item = Ruling> {
+        Verdict::ALL.iter().flat_map(|verdict| Mode::ALL.iter().map(|mode| ruling(*verdict, *mode)))
+    }
+
+    const ALLOWED: Ruling = ruling(Verdict::Allow, Mode::Enforce);
+    const FILTERED: Ruling = ruling(Verdict::Filter, Mode::Enforce);
+    const DENIED: Ruling = ruling(Verdict::Deny, Mode::Enforce);
 
     #[test]
-    fn only_an_enforced_denial_stops_an_attempt() {
-        for ruling in ALL {
-            assert_eq!(decide(ruling, None).passes(), ruling != DENY_ENFORCE, "{ruling:?}");
+    fn only_what_is_enforced_stops_an_attempt() {
+        for ruling in all() {
+            assert_eq!(decide(ruling, None).passes(), ![FILTERED, DENIED].contains(&ruling), "{ruling:?}");
         }
     }
 
     #[test]
     fn audit_changes_no_outcome_whoever_made_the_socket() {
-        for task in [ALLOW_AUDIT, DENY_AUDIT] {
-            for creator in [ALLOW_AUDIT, DENY_AUDIT] {
-                assert!(decide(task, Some(creator)).passes(), "{task:?} {creator:?}");
+        let audited = || all().filter(|ruling| ruling.mode() == Mode::Audit);
+        for task in audited() {
+            for creator in audited() {
+                let decision = decide(task, Some(creator));
+                assert_eq!(way(decision, false, false), Way::Direct, "{task:?} {creator:?}");
             }
         }
     }
 
     #[test]
     fn the_stricter_of_task_and_creator_decides() {
-        for task in ALL {
-            for creator in ALL {
+        for task in all() {
+            for creator in all() {
                 let decision = decide(task, Some(creator));
-                assert_eq!(
-                    decision.passes(),
-                    task != DENY_ENFORCE && creator != DENY_ENFORCE,
-                    "{task:?} {creator:?}"
-                );
+                let stops = |ruling| [FILTERED, DENIED].contains(&ruling);
+                assert_eq!(decision.passes(), !stops(task) && !stops(creator), "{task:?} {creator:?}");
                 assert_eq!(
                     decision.by_creator,
                     decision.ruling == creator && strictness(creator) > strictness(task)
@@ -84,8 +105,25 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_gate_goes_through_it_or_nowhere() {
+        for ruling in [ALLOWED, FILTERED, DENIED] {
+            let decision = decide(ruling, None);
+            assert_eq!(way(decision, true, true), Way::Gate, "{ruling:?}");
+            assert_eq!(way(decision, true, false), Way::Refused, "{ruling:?}");
+            assert_ne!(way(decision, false, true), Way::Gate, "{ruling:?}");
+        }
+        assert_eq!(
+            way(decide(FILTERED, None), false, false),
+            Way::Refused,
+            "without a gate nothing is filtered"
+        );
+        assert_eq!(way(decide(ALLOWED, None), false, false), Way::Direct);
+    }
+
+    #[test]
     fn an_unknown_code_is_the_closed_choice() {
         assert_eq!(Verdict::from_code(7), Verdict::Deny);
         assert_eq!(Mode::from_code(255), Mode::Enforce);
+        assert_eq!(Way::from_code(3), Way::Refused);
     }
 }

@@ -1,6 +1,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Address, CgroupId, Decision, EndpointId, Hook, Mode, RuleId, Verdict, code};
+use crate::{Address, CgroupId, Decision, EndpointId, Hook, Mode, RuleId, Verdict, Way, code};
 
 /// The length of a task's name in the kernel, its closing NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -57,13 +57,14 @@ pub struct AttemptEvent {
     hook: u8,
     verdict: u8,
     mode: u8,
-    reserved: [u8; 3],
+    way: u8,
+    reserved: [u8; 2],
 }
 
 impl AttemptEvent {
     /// An event of `hook` with what was decided; everything about the attempt itself is still empty.
     #[inline(always)]
-    pub fn new(hook: Hook, decision: Decision) -> Self {
+    pub fn new(hook: Hook, decision: Decision, way: Way) -> Self {
         let ruling = decision.ruling;
         Self {
             time: 0,
@@ -80,7 +81,8 @@ impl AttemptEvent {
             hook: hook.code(),
             verdict: ruling.verdict().code(),
             mode: ruling.mode().code(),
-            reserved: [0; 3],
+            way: way.code(),
+            reserved: [0; 2],
         }
     }
 
@@ -97,5 +99,18 @@ impl AttemptEvent {
     /// Whether it was carried out.
     pub const fn mode(&self) -> Mode {
         Mode::from_code(self.mode)
+    }
+
+    /// How it went on.
+    pub const fn way(&self) -> Way {
+        Way::from_code(self.way)
+    }
+
+    /// What became of it: what is refused is denied, whatever the policy would say of another attempt.
+    pub const fn outcome(&self) -> Verdict {
+        match self.way() {
+            Way::Refused => Verdict::Deny,
+            Way::Direct | Way::Gate => self.verdict(),
+        }
     }
 }

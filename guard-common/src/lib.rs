@@ -12,12 +12,14 @@ mod aya;
 mod counter;
 mod decide;
 mod event;
+mod gate;
 mod pod;
 
 pub use address::Address;
 pub use counter::{CounterKey, OVERFLOW_SLOTS};
-pub use decide::{Decision, decide};
+pub use decide::{Decision, decide, way};
 pub use event::{AttemptEvent, Budget, COMM_LEN, EVENTS_PER_POD_AND_SECOND, Lost};
+pub use gate::{GATE_PORT_FIRST, Gate, GateKey, HTTP_PORT, NamespaceCookie, Redirected};
 pub use pod::{CgroupId, Kind, PodEntry, Ruling, SocketOrigin};
 
 /// Goes up with every change to a layout in this crate: state pinned under another version is not read.
@@ -71,10 +73,12 @@ pub(crate) use code;
 code! {
     /// What the policy says of a pod and an endpoint.
     Verdict, closed: Deny, {
-        /// The attempt passes.
+        /// Everything.
         Allow = 0 "allow",
-        /// The attempt ends with an errno.
+        /// Nothing: the gate answers 403, and where there is no gate the attempt ends with an errno.
         Deny = 1 "deny",
+        /// Some of the endpoint's paths: the gate decides by request, and without it nothing passes.
+        Filter = 2 "filter",
     }
 }
 
@@ -85,6 +89,18 @@ code! {
         Audit = 0 "audit",
         /// Carried out.
         Enforce = 1 "enforce",
+    }
+}
+
+code! {
+    /// How an attempt goes on.
+    Way, closed: Refused, {
+        /// To where it wanted to.
+        Direct = 0 "direct",
+        /// To the pod's gate, which answers in the endpoint's stead.
+        Gate = 1 "gate",
+        /// It ends with an errno.
+        Refused = 2 "refused",
     }
 }
 

@@ -1,6 +1,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{EndpointId, MAX_ENDPOINTS, Mode, RuleId, Verdict, code};
+use crate::{EndpointId, Gate, MAX_ENDPOINTS, Mode, NamespaceCookie, RuleId, Verdict, code};
 
 /// The kernel's 64-bit id of a cgroup: the inode number of its folder.
 #[derive(
@@ -63,9 +63,12 @@ impl Ruling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PodEntry {
+    gate_namespace: NamespaceCookie,
     rulings: [Ruling; MAX_ENDPOINTS],
+    gate_port: u16,
     kind: u8,
-    reserved: [u8; 3],
+    gated: u8,
+    reserved: [u8; 4],
 }
 
 impl PodEntry {
@@ -77,13 +80,25 @@ impl PodEntry {
     pub const CLOSED: Self =
         Self::new(Kind::Pod, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
 
-    /// The entry of a pod: a ruling for every endpoint, in the order of their ids.
+    /// The entry of a pod: a ruling for every endpoint, in the order of their ids. Nothing leads through a gate.
     pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
         Self::new(Kind::Pod, rulings)
     }
 
+    /// The same pod, which reaches `endpoint` through its gate alone. While the gate is not open, nothing leads there.
+    #[must_use]
+    pub const fn through_gate(self, endpoint: EndpointId, gate: Option<Gate>) -> Self {
+        let (gate_namespace, gate_port) = match gate {
+            Some(Gate { namespace, port }) => (namespace, port),
+            None => (NamespaceCookie(0), 0),
+        };
+        let gated = self.gated | 1 << (endpoint & (MAX_ENDPOINTS as u8 - 1));
+        Self { gate_namespace, gate_port, gated, ..self }
+    }
+
     const fn new(kind: Kind, rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
-        Self { rulings, kind: kind.code(), reserved: [0; 3] }
+        let (gate_namespace, kind) = (NamespaceCookie(0), kind.code());
+        Self { gate_namespace, rulings, gate_port: 0, kind, gated: 0, reserved: [0; 4] }
     }
 
     /// Whether this is a pod or a QoS class.
@@ -103,6 +118,21 @@ impl PodEntry {
         // The mask shows the verifier the bound; the agent makes no id past the end.
         self.rulings[endpoint as usize & (MAX_ENDPOINTS - 1)]
     }
+
+    /// Whether the pod reaches `endpoint` through its gate alone.
+    #[inline(always)]
+    pub const fn is_gated(&self, endpoint: EndpointId) -> bool {
+        self.gated >> (endpoint & (MAX_ENDPOINTS as u8 - 1)) & 1 == 1
+    }
+
+    /// Its gate, if it is open.
+    #[inline(always)]
+    pub const fn gate(&self) -> Option<Gate> {
+        match self.gate_port {
+            0 => None,
+            port => Some(Gate { namespace: self.gate_namespace, port }),
+        }
+    }
 }
 
 /// What is kept with every socket that a guarded process makes.
@@ -117,4 +147,4 @@ pub struct SocketOrigin {
 }
 
 const _: () = assert!(MAX_ENDPOINTS.is_power_of_two() && MAX_ENDPOINTS <= 64);
-const _: () = assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 4);
+const _: () = assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 16 && MAX_ENDPOINTS == 8);

@@ -6,10 +6,11 @@ use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
-use guard_common::{Address, AttemptEvent, CgroupId, CounterKey, EndpointId, Hook, Lock, decide};
+use guard_common::{Address, AttemptEvent, CgroupId, CounterKey, EndpointId, Hook, Lock, Way, decide, way};
 
 use crate::{
     account::{count, report},
+    gate,
     identity::{Ancestors, Party, origin, remember_creator},
     maps::{ENDPOINT_BITS, ENDPOINTS, HAS_SET_RETVAL, ROOT_LEVEL},
 };
@@ -44,9 +45,12 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     PASS
 }
 
-/// Nearly every call ends at the first test: the address is none of the protected ones.
+/// Nearly every call ends at the first two tests: the port is no gate's, and the address none of the protected ones.
 #[inline(always)]
 fn guard(ctx: &SockAddrContext, address: Address, hook: Hook) -> i32 {
+    if gate::is_asked_for(ctx, address) {
+        return refuse();
+    }
     if ENDPOINT_BITS.load() & address.bit() == 0 {
         return PASS;
     }
@@ -68,13 +72,16 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
     let party = Party::find(task.or(creator).unwrap_or(Ancestors([0; 2])));
     let other = creator.filter(|creator| Some(*creator) != task).map(Party::find);
     let decision = decide(party.ruling(endpoint), other.as_ref().map(|other| other.ruling(endpoint)));
+    // The gate is the task's: a socket of another pod does not belong there.
+    let gate = party.gate().filter(|gate| other.is_none() && gate::takes(ctx, gate, hook));
+    let way = way(decision, party.is_gated(endpoint), gate.is_some());
 
     if let Some(origin) = origin {
         origin.judged |= 1 << endpoint;
     }
-    count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Socket, decision.ruling));
+    count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Socket, decision.ruling, way));
 
-    let mut event = AttemptEvent::new(hook, decision);
+    let mut event = AttemptEvent::new(hook, decision, way);
     event.address = address;
     event.endpoint = endpoint;
     event.pod = party.pod;
@@ -93,7 +100,11 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
     }
     report(event);
 
-    if decision.passes() { PASS } else { refuse() }
+    match (way, gate) {
+        (Way::Direct, _) => PASS,
+        (Way::Gate, Some(gate)) if gate::redirect(ctx, address, gate, hook) => PASS,
+        (Way::Gate | Way::Refused, _) => refuse(),
+    }
 }
 
 /// Ends the call with ECONNREFUSED: clients take it for an answer. Without `bpf_set_retval` the kernel says EPERM.

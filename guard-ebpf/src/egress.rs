@@ -2,7 +2,7 @@
 //! sockets that were connected before the guard was attached.
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
-use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, decide};
+use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Way, decide};
 
 use crate::{
     account::{count, report},
@@ -40,8 +40,9 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
     let judged =
         origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
     if !(decision.passes() && judged) {
-        count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling));
-        let mut event = AttemptEvent::new(Hook::Egress, decision);
+        let way = if decision.passes() { Way::Direct } else { Way::Refused };
+        count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling, way));
+        let mut event = AttemptEvent::new(Hook::Egress, decision, way);
         event.address = address;
         event.endpoint = endpoint;
         event.pod = party.pod;

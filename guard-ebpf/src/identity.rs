@@ -9,7 +9,7 @@ use aya_ebpf::{
         bpf_get_current_ancestor_cgroup_id, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id,
     },
 };
-use guard_common::{CgroupId, EndpointId, Kind, Mode, PodEntry, Ruling, SocketOrigin, Verdict};
+use guard_common::{CgroupId, EndpointId, Gate, Kind, Mode, PodEntry, Ruling, SocketOrigin, Verdict};
 
 use crate::maps::{PODS, ROOT_ID, ROOT_LEVEL, SOCKETS};
 
@@ -77,6 +77,18 @@ impl Party {
         } else {
             Self { pod: CgroupId(upper), depth: 1, entry: unidentified }
         }
+    }
+
+    /// Whether it reaches `endpoint` through its gate alone.
+    #[inline(always)]
+    pub fn is_gated(&self, endpoint: EndpointId) -> bool {
+        self.entry.is_some_and(|entry| entry.is_gated(endpoint))
+    }
+
+    /// Its gate, if it is open.
+    #[inline(always)]
+    pub fn gate(&self) -> Option<Gate> {
+        self.entry.and_then(PodEntry::gate)
     }
 
     /// What the policy says of this pod. Without any entry, not even one for unidentified pods, the answer is no.

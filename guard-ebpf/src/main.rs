@@ -3,7 +3,9 @@
 //!
 //! | program | hook | what it does |
 //! |---|---|---|
-//! | `connect4`, `connect6` | a socket is connected | the first lock: decides an attempt |
+//! | `connect4`, `connect6` | a socket is connected | the first lock: decides an attempt, and sends it to the pod's gate |
+//! | `getpeername4`, `getpeername6` | a socket's peer is asked for | shows the address asked for, not the gate's |
+//! | `bind4`, `bind6` | a socket is bound | keeps the gates' ports free |
 //! | `sendmsg4`, `sendmsg6` | an unconnected datagram is sent | the first lock: decides an attempt |
 //! | `sock_create` | a socket is made | remembers the creator, for sockets that are handed on |
 //! | `egress` | a packet leaves | the second lock: raw sockets, sockets from before the guard |
@@ -22,6 +24,8 @@ mod account;
 mod connect;
 #[cfg(target_arch = "bpf")]
 mod egress;
+#[cfg(target_arch = "bpf")]
+mod gate;
 #[cfg(target_arch = "bpf")]
 mod identity;
 #[cfg(target_arch = "bpf")]

@@ -8,10 +8,13 @@
 //!        ▼                                                    LOST       events that did not go up, by reason
 //!   PODS       pod cgroup ─▶ ruling for every endpoint        EVENTS     samples of attempts
 //!        │     0 ─▶ the ruling for unidentified pods          CGROUP_CHANGES  "walk the cgroup tree again"
-//!        ▼                                                         ▲
+//!        │     and the pod's gate                                  ▲
+//!        ▼                                                         │
 //!     decide ──────────────────────────────────────────────────────┘
 //!        ▲
+//!   GATES      namespace, port ─▶ there: whoever asks for a gate's port itself is turned away
 //!   SOCKETS    socket ─▶ creator's ancestors, judged at      (kernel only, gone with the socket)
+//!   REDIRECTED socket ─▶ the address that it asked for       (kernel only, gone with the socket)
 //!   BUDGETS    pod ─▶ events sent this second                (kernel only, least recently used go)
 //! ```
 //!
@@ -20,6 +23,8 @@
 //! | a pod is named, its labels or the policy change | `PODS[pod]` |
 //! | the policy changes | `PODS[0]` |
 //! | a QoS class appears | `PODS[class]` = slice |
+//! | a pod's gate opens | `GATES[gate]` first, then `PODS[pod]` |
+//! | a pod's gate closes | `PODS[pod]` first, then `GATES[gate]` leaves |
 //! | a pod's cgroup is gone, and a grace period after it | `PODS[pod]`, `COUNTERS[pod, …]` leave |
 
 use aya_ebpf::{
@@ -29,8 +34,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use guard_common::{
-    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, Lost, OVERFLOW_SLOTS, PodEntry,
-    SocketOrigin,
+    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, GateKey, Lost, OVERFLOW_SLOTS, PodEntry,
+    Redirected, SocketOrigin,
 };
 
 /// The id of the guarded root.
@@ -80,3 +85,10 @@ pub static BUDGETS: LruHashMap<CgroupId, Budget, 1024> = LruHashMap::new();
 
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketOrigin> = SkStorage::new();
+
+/// There is one for each gate; the value says nothing.
+#[btf_map]
+pub static GATES: HashMap<GateKey, u8, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+#[btf_map]
+pub static REDIRECTED: SkStorage<Redirected> = SkStorage::new();

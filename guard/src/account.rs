@@ -54,10 +54,11 @@ fn added<K: std::hash::Hash + Eq + Copy>(seen: &mut HashMap<K, u64>, now: Vec<(K
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guard_common::{Lock, Mode, Ruling, Verdict};
+    use guard_common::{Lock, Mode, Ruling, Verdict, Way};
 
     fn key(cgroup: u64) -> CounterKey {
-        CounterKey::new(CgroupId(cgroup), 0, Lock::Socket, Ruling::new(Verdict::Deny, Mode::Enforce, 1))
+        let ruling = Ruling::new(Verdict::Deny, Mode::Enforce, 1);
+        CounterKey::new(CgroupId(cgroup), 0, Lock::Socket, ruling, Way::Refused)
     }
 
     fn reading(decisions: &[(u64, u64)]) -> Reading {

@@ -40,6 +40,9 @@ pub struct Attempt {
     pub endpoint: String,
     #[serde(rename = "imds_guard.verdict")]
     pub verdict: &'static str,
+    /// Whether it went to the endpoint, to the pod's gate, or nowhere.
+    #[serde(rename = "imds_guard.way")]
+    pub way: &'static str,
     #[serde(rename = "imds_guard.mode")]
     pub mode: &'static str,
     #[serde(rename = "imds_guard.rule")]
@@ -87,7 +90,8 @@ impl Attribution<'_> {
             port: process.then_some(event.port),
             transport: process.then(|| transport(event.protocol)).flatten(),
             endpoint: self.endpoints.name(event.endpoint).unwrap_or("unknown").to_owned(),
-            verdict: event.verdict().as_str(),
+            verdict: event.outcome().as_str(),
+            way: event.way().as_str(),
             mode: event.mode().as_str(),
             rule: self.rules.name(event.rule).to_owned(),
             hook: event.hook().as_str(),

@@ -114,7 +114,7 @@ pub fn unidentified(
 fn closed_for(mut rulings: [Ruling; MAX_ENDPOINTS], unwritten: &[PodEntry]) -> PodEntry {
     for entry in unwritten {
         for (ruling, wanted) in rulings.iter_mut().zip(entry.rulings()) {
-            if (wanted.verdict(), wanted.mode()) == (Verdict::Deny, Mode::Enforce) {
+            if wanted.verdict() != Verdict::Allow && wanted.mode() == Mode::Enforce {
                 *ruling = Ruling::new(Verdict::Deny, Mode::Enforce, ruling.rule());
             }
         }

@@ -16,6 +16,10 @@ pub enum Hook {
     Connect6,
     Sendmsg4,
     Sendmsg6,
+    Bind4,
+    Bind6,
+    Getpeername4,
+    Getpeername6,
     Egress,
     SockCreate,
 }
@@ -28,8 +32,18 @@ pub(crate) struct EmptyProgram {
 
 impl Hook {
     /// Every hook that the guard uses.
-    pub const ALL: [Self; 6] =
-        [Self::Connect4, Self::Connect6, Self::Sendmsg4, Self::Sendmsg6, Self::Egress, Self::SockCreate];
+    pub const ALL: [Self; 10] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Bind4,
+        Self::Bind6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Egress,
+        Self::SockCreate,
+    ];
 
     /// The ids of the programs that the kernel runs here for sockets of a cgroup, those attached above it included.
     pub fn programs(self, cgroup: &Path) -> Result<Vec<u32>> {
@@ -59,7 +73,14 @@ impl Hook {
         match self {
             Self::Egress => 8,
             Self::SockCreate => 9,
-            Self::Connect4 | Self::Connect6 | Self::Sendmsg4 | Self::Sendmsg6 => 18,
+            Self::Connect4
+            | Self::Connect6
+            | Self::Sendmsg4
+            | Self::Sendmsg6
+            | Self::Bind4
+            | Self::Bind6
+            | Self::Getpeername4
+            | Self::Getpeername6 => 18,
         }
     }
 
@@ -68,6 +89,10 @@ impl Hook {
         match self {
             Self::Egress => 1,
             Self::SockCreate => 2,
+            Self::Bind4 => 8,
+            Self::Bind6 => 9,
+            Self::Getpeername4 => 29,
+            Self::Getpeername6 => 30,
             Self::Connect4 => 10,
             Self::Connect6 => 11,
             Self::Sendmsg4 => 14,

@@ -59,11 +59,23 @@ pub struct Settings {
     /// What is remembered from one start to the next; none: nothing.
     pub state_folder: Option<PathBuf>,
     pub endpoints: Endpoints,
+    pub gate: GateSettings,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
     /// The features that this host lacks.
     pub degraded: Vec<&'static str>,
+}
+
+/// What the gates need to know of the host.
+#[derive(Clone, Debug)]
+pub struct GateSettings {
+    /// The host's network namespace.
+    pub host_network: PathBuf,
+    /// Where the container runtime keeps the network namespaces of pods.
+    pub pod_networks: PathBuf,
+    /// How many requests a second may go to IMDS; 0: no limit.
+    pub requests_per_second: u32,
 }
 
 /// Where the pods of this node are listed.
@@ -207,7 +219,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             }
             () = speak(state.voice.speak_at()) => state.speak(),
             unreadable = events.drain(|event| {
-                if event.verdict() == Verdict::Deny {
+                if event.outcome() == Verdict::Deny {
                     state.voice.soon();
                 }
                 let attempt = state.attribute(&event);

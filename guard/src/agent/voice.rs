@@ -59,7 +59,7 @@ impl Voice {
         if self.out.is_none() {
             return;
         }
-        for (key, attempts) in added.decisions.iter().filter(|(key, _)| key.verdict() == Verdict::Deny) {
+        for (key, attempts) in added.decisions.iter().filter(|(key, _)| key.outcome() == Verdict::Deny) {
             let reason = match key.mode() {
                 Mode::Enforce => Reason::Denied,
                 Mode::Audit => Reason::WouldDeny,

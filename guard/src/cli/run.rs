@@ -19,7 +19,7 @@ use super::{
     host::Host,
 };
 use crate::{
-    agent::{self, PodsFrom, Settings},
+    agent::{self, GateSettings, PodsFrom, Settings},
     endpoints::Endpoints,
     kernel::probe::Facts,
     kubernetes::ObjectName,
@@ -57,6 +57,19 @@ pub(super) struct Run {
 
     #[command(flatten)]
     host: Host,
+
+    /// The host's network namespace: from there the gates ask IMDS, and there hostNetwork pods have theirs
+    #[arg(long, value_name = "PATH", default_value = "/proc/1/ns/net")]
+    host_network: PathBuf,
+
+    /// Where the container runtime keeps the network namespaces of pods, for those whose sandbox has no process (CRI-O)
+    #[arg(long, value_name = "PATH", default_value = "/proc/1/root/run/netns")]
+    pod_networks: PathBuf,
+
+    /// How many requests a second all gates of this node may send to IMDS, which serves 1024 packets a second, DNS and
+    /// NTP included; 0: as many as come
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    imds_requests_per_second: u32,
 
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -127,6 +140,11 @@ impl Run {
             node_name: self.node_name,
             state_folder: self.state_dir,
             endpoints,
+            gate: GateSettings {
+                host_network: self.host_network,
+                pod_networks: self.pod_networks,
+                requests_per_second: self.imds_requests_per_second,
+            },
             events: self.events,
             listen: self.listen,
             socket: self.socket,

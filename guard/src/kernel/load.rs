@@ -170,7 +170,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadErro
     }
     each!(CgroupSock: "sock_create" => |program| program.attach(&folder, mode));
     each!(CgroupSkb: "egress" => |program| program.attach(&folder, CgroupSkbAttachType::Egress, mode));
-    each!(CgroupSockAddr: "connect4", "connect6", "sendmsg4", "sendmsg6" => |program| program.attach(&folder, mode));
+    each!(
+        CgroupSockAddr:
+        "bind4", "bind6", "getpeername4", "getpeername6", "connect4", "connect6", "sendmsg4", "sendmsg6"
+        => |program| program.attach(&folder, mode)
+    );
     Ok(())
 }
 

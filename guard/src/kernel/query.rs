@@ -3,13 +3,17 @@
 use std::{fs::File, io, os::fd::AsRawFd};
 
 /// The hooks that the guard attaches to, with the kernel's numbers for them (`enum bpf_attach_type`).
-pub(super) const HOOKS: [(&str, u32); 6] = [
+pub(super) const HOOKS: [(&str, u32); 10] = [
     ("cgroup_skb/egress", 1),
     ("cgroup/sock_create", 2),
+    ("cgroup/bind4", 8),
+    ("cgroup/bind6", 9),
     ("cgroup/connect4", 10),
     ("cgroup/connect6", 11),
     ("cgroup/sendmsg4", 14),
     ("cgroup/sendmsg6", 15),
+    ("cgroup/getpeername4", 29),
+    ("cgroup/getpeername6", 30),
 ];
 
 /// Whether the programs of a cgroup and a hook let others in beside them or below them.

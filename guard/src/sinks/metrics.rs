@@ -157,7 +157,7 @@ impl Metrics {
                 (pod.workload.namespace.as_str(), pod.workload.service_account.as_str())
             });
             let endpoint = names.endpoints.name(key.endpoint).unwrap_or("unknown");
-            let labels = [namespace, service_account, endpoint, key.verdict().as_str(), key.mode().as_str()];
+            let labels = [namespace, service_account, endpoint, key.outcome().as_str(), key.mode().as_str()];
             match key.lock() {
                 Lock::Socket => self.attempts.with_label_values(&labels).inc_by(*count),
                 Lock::Egress => self.egress_packets.with_label_values(&labels).inc_by(*count),
@@ -280,14 +280,14 @@ impl EventLoss {
     }
 }
 
-/// Whether any ruling is a denial that is carried out.
+/// Whether any ruling denies something, and that is carried out.
 pub fn enforces<'a>(entries: impl IntoIterator<Item = &'a PodEntry>) -> bool {
     let mut pods = entries.into_iter().filter(|entry| entry.kind() == Kind::Pod);
     pods.any(|pod| {
         let rulings = pod.rulings().iter();
         rulings
             .map(|ruling| (ruling.verdict(), ruling.mode()))
-            .any(|ruling| ruling == (Verdict::Deny, Mode::Enforce))
+            .any(|(verdict, mode)| verdict != Verdict::Allow && mode == Mode::Enforce)
     })
 }
 

@@ -188,6 +188,8 @@ fn spawn(node: &Node, folder: &Path, arguments: &[String]) -> Result<Process> {
         .arg("--guarded-root")
         .arg(node.guarded_root())
         .args(["--node-name", node.name()])
+        // The agent runs on the private node's network: never ask IMDS from this machine's own.
+        .args(["--host-network", "/proc/self/ns/net"])
         .args(["--listen", "127.0.0.1:0"])
         .arg("--socket")
         .arg(folder.join("agent.sock"))

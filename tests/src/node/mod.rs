@@ -18,6 +18,7 @@ mod pod;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result};
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 use crate::namespace::Namespace;
 use crate::place::Place;
+use crate::process::Process;
 use crate::random;
 use crate::simulator::{Endpoint, Simulator, Versions};
 pub use cgroup::Cgroup;
@@ -125,9 +127,18 @@ impl Node {
             None => self.guarded_root.clone(),
         };
         let cgroup = class.create(&self.driver.pod(qos, &entry.uid))?;
+        let pause = entry.spec.has_pause.then(|| self.sandbox(&cgroup, &network.namespace)).transpose()?;
         let container =
             Place::new(cgroup.create(&self.driver.container(&entry.container_id))?, network.namespace);
-        Ok(PodHandle::new(cgroup, container, entry, self.pods.clone()))
+        Ok(PodHandle::new(cgroup, container, pause, entry, self.pods.clone()))
+    }
+
+    /// Starts the process that holds a pod's network: the first in its cgroup, in a container that Kubernetes lists not.
+    fn sandbox(&self, pod: &Cgroup, namespace: &Namespace) -> Result<Process> {
+        let cgroup = pod.create(&self.driver.container(&random::hex(32)?))?;
+        let mut pause = Command::new("sleep");
+        pause.arg("infinity").stdin(Stdio::null());
+        Place::new(cgroup, namespace.clone()).spawn(pause)
     }
 
     /// What `kubectl get pods --all-namespaces -o json` prints for the listed pods.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::cgroup::Cgroup;
 use super::list::{Entry, PodList};
 use crate::place::Place;
+use crate::process::Process;
 
 /// The quality-of-service class of a pod: which folder its cgroup is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct PodSpec {
     pub owner: Option<(String, String)>,
     /// The environment of its container, as the pod's object declares it.
     pub environment: BTreeMap<String, String>,
+    /// Whether its sandbox is held by a process, as all container runtimes do it but CRI-O.
+    pub has_pause: bool,
 }
 
 impl PodSpec {
@@ -50,6 +53,7 @@ impl PodSpec {
             annotations: BTreeMap::new(),
             owner: None,
             environment: BTreeMap::new(),
+            has_pause: true,
         }
     }
 
@@ -66,15 +70,22 @@ pub struct PodHandle {
     uid: String,
     cgroup: Cgroup,
     container: Place,
+    pause: Option<Process>,
     addresses: Vec<IpAddr>,
     list: PodList,
 }
 
 impl PodHandle {
-    pub(super) fn new(cgroup: Cgroup, container: Place, entry: Entry, list: PodList) -> Self {
+    pub(super) fn new(
+        cgroup: Cgroup,
+        container: Place,
+        pause: Option<Process>,
+        entry: Entry,
+        list: PodList,
+    ) -> Self {
         let (uid, addresses) = (entry.uid.clone(), entry.addresses.clone());
         list.insert(entry);
-        Self { uid, cgroup, container, addresses, list }
+        Self { uid, cgroup, container, pause, addresses, list }
     }
 
     /// Its uid, as Kubernetes writes it.
@@ -85,6 +96,11 @@ impl PodHandle {
     /// Its pod-level cgroup, one above that of its container.
     pub fn pod_cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// The process that holds its sandbox, if one does.
+    pub fn pause(&self) -> Option<&Process> {
+        self.pause.as_ref()
     }
 
     /// The addresses from which IMDS sees it; those of the node on the host's network.
