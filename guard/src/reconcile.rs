@@ -1,13 +1,14 @@
 //! From policy, pods and cgroups to what the kernel should hold, and from there to the steps that lead to it. Pure:
 //! the agent carries the steps out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use guard_common::{CgroupId, MAX_ENDPOINTS, Mode, PodEntry, RuleId, Ruling, Verdict};
 use jiff::civil::Date;
 
 use crate::{
     endpoints::Endpoints,
+    gate::Terms,
     pods::Index,
     policy::{Policy, RuleName},
     workload::Workload,
@@ -54,7 +55,16 @@ impl Default for RuleNames {
     }
 }
 
-/// What the kernel should hold: a ruling for every pod that has a name, and a mark for every QoS class. A pod whose
+/// What the kernel should hold, and what should hold at the gates.
+#[derive(Debug, Default)]
+pub struct Desired {
+    /// As if nobody needed a gate.
+    pub entries: Entries,
+    /// The terms of every pod that reaches IMDS through a gate alone.
+    pub gated: BTreeMap<CgroupId, Terms>,
+}
+
+/// What should hold: a ruling for every pod that has a name, and a mark for every QoS class. A pod whose
 /// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it. The agent's `own` pod may do
 /// everything, whatever the policy says.
 pub fn desired(
@@ -64,19 +74,30 @@ pub fn desired(
     own: Option<CgroupId>,
     rules: &mut RuleNames,
     today: Date,
-) -> Entries {
-    let mut entries = Entries::new();
+) -> Desired {
+    let mut desired = Desired::default();
+    let entries = &mut desired.entries;
+    let imds = endpoints.id(Endpoints::IMDS);
+    let sha256: Arc<str> = policy.sha256().into();
     for slice in index.slices() {
         entries.insert(*slice, PodEntry::SLICE);
     }
     for (cgroup, pod) in index.named() {
         entries.insert(cgroup, entry(policy, endpoints, &pod.workload, rules, today));
+        let mode = policy.mode(&pod.workload);
+        let Some(imds) = imds.filter(|_| mode == Mode::Enforce) else { continue };
+        let Ruled { verdict, rule, filter } = policy.ruling(&pod.workload, imds, today);
+        if Some(cgroup) != own && (verdict != Verdict::Allow || !pod.workload.host_network) {
+            let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
+            let policy_sha256 = Arc::clone(&sha256);
+            desired.gated.insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, policy_sha256 });
+        }
     }
     if let Some(own) = own {
         let allow = Ruling::new(Verdict::Allow, Mode::Enforce, rules.id(RuleName::SELF.as_str()));
         entries.insert(own, PodEntry::pod([allow; MAX_ENDPOINTS]));
     }
-    entries
+    desired
 }
 
 fn entry(

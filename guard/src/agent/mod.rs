@@ -5,6 +5,7 @@
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
 mod cluster;
+mod doors;
 mod policy;
 mod state;
 mod status;
@@ -30,6 +31,7 @@ use tokio::{
 use crate::{
     changes::Changes,
     endpoints::Endpoints,
+    gate::{self, GateSettings},
     kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
@@ -65,17 +67,6 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The features that this host lacks.
     pub degraded: Vec<&'static str>,
-}
-
-/// What the gates need to know of the host.
-#[derive(Clone, Debug)]
-pub struct GateSettings {
-    /// The host's network namespace.
-    pub host_network: PathBuf,
-    /// Where the container runtime keeps the network namespaces of pods.
-    pub pod_networks: PathBuf,
-    /// How many requests a second may go to IMDS; 0: no limit.
-    pub requests_per_second: u32,
 }
 
 /// Where the pods of this node are listed.
@@ -176,6 +167,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     };
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     let mut bell = state.hear(bell);
+    let mut gate_news = state.start_gates();
     state.reload_policy();
     state.reload_pods();
     cluster.first_list(&mut state).await?;
@@ -217,7 +209,21 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 state.tidy();
                 cluster.lift_startup_taint(&state);
             }
-            () = speak(state.voice.speak_at()) => state.speak(),
+            () = at(state.doors.next_look()) => state.apply(),
+            news = gate_news_of(&mut gate_news) => match news {
+                Some(gate::News::Closed { pod, gate }) => state.gate_closed(pod, gate),
+                Some(gate::News::Exchange(exchange)) => {
+                    if let Some(line) = state.hear_exchange(&exchange) {
+                        tell(&log, &events_sender, &state, line);
+                    }
+                }
+                None => {
+                    tracing::error!("the gates have ended: who needs one is refused");
+                    state.degrade("gate", true);
+                    gate_news = None;
+                }
+            },
+            () = at(state.voice.speak_at()) => state.speak(),
             unreadable = events.drain(|event| {
                 if event.outcome() == Verdict::Deny {
                     state.voice.soon();
@@ -226,12 +232,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 if !state.knows(&event) {
                     next_walk = next_walk.min(soon(last_walk));
                 }
-                let line: Arc<str> = serde_json::to_string(&attempt).expect("plain data").into();
-                // No one may be listening.
-                let _ = events_sender.send(Arc::clone(&line));
-                if log.line(line).is_err() {
-                    state.lose_events(EventLoss::LogFull, 1);
-                }
+                let line = serde_json::to_string(&attempt).expect("plain data").into();
+                tell(&log, &events_sender, &state, line);
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
             () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
@@ -342,11 +344,28 @@ async fn change(list: &mut Option<Changes>) {
     }
 }
 
-/// Waits until there is something to say.
-async fn speak(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
+/// Waits until a time; without one, for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for news of the gates; where there are none, for ever.
+async fn gate_news_of(gates: &mut Option<mpsc::Receiver<gate::News>>) -> Option<gate::News> {
+    match gates {
+        Some(news) => news.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Hands a line to the event log, and to whoever watches.
+fn tell(log: &EventLog, watchers: &broadcast::Sender<Arc<str>>, state: &State, line: Arc<str>) {
+    // No one may be listening.
+    let _ = watchers.send(Arc::clone(&line));
+    if log.line(line).is_err() {
+        state.lose_events(EventLoss::LogFull, 1);
     }
 }
 

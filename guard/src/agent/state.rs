@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     AgentError, PodsFrom, Settings, WALK_INTERVAL, boot_time, chain,
+    doors::Doors,
     policy::{Change, PolicyInForce, today},
     voice::Voice,
 };
@@ -25,7 +26,7 @@ use crate::{
     kubernetes::News,
     memory::Memory,
     pods::{self, Identity, Index, Pod},
-    reconcile::{self, Entries, RuleNames, Step},
+    reconcile::{self, Desired, Entries, RuleNames, Step},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
 };
 
@@ -38,7 +39,7 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) listen: SocketAddr,
-    kernel: Kernel,
+    pub(super) kernel: Kernel,
     counters: Counters,
     pub(super) metrics: Metrics,
     pub(super) account: Account,
@@ -58,6 +59,7 @@ pub(super) struct State {
     /// Which version of the list of pods is in the index.
     pods_version: Option<Version>,
     pub(super) applied: Entries,
+    pub(super) doors: Doors,
     /// The ruling for pods that have no name, as it was written.
     pub(super) unidentified: Option<PodEntry>,
     /// The day for which `applied` was computed: rules expire at midnight, UTC.
@@ -97,6 +99,7 @@ impl State {
             voice: Voice::new(std::time::Instant::now()),
             pods_version: None,
             applied: Entries::new(),
+            doors: Doors::default(),
             unidentified: None,
             day: today(),
             strays: HashMap::new(),
@@ -324,9 +327,9 @@ impl State {
     }
 
     /// Carries out the difference between what the kernel holds and what it should hold.
-    fn apply(&mut self) {
+    pub(super) fn apply(&mut self) {
         self.day = today();
-        let desired = reconcile::desired(
+        let Desired { mut entries, gated } = reconcile::desired(
             &self.policy.policy,
             &self.settings.endpoints,
             &self.index,
@@ -334,8 +337,10 @@ impl State {
             &mut self.rules,
             self.day,
         );
+        // A pod's gate is open before it is sent there, and nobody is sent there any more when it closes.
+        let stale = self.open_gates(&mut entries, gated);
         let mut unwritten = Vec::new();
-        for step in reconcile::diff(&self.applied, &desired) {
+        for step in reconcile::diff(&self.applied, &entries) {
             match step {
                 Step::Set(cgroup, entry) => match self.kernel.set_pod(cgroup, &entry) {
                     Ok(()) => drop(self.applied.insert(cgroup, entry)),
@@ -351,6 +356,7 @@ impl State {
         }
         self.degrade("pods_map", !unwritten.is_empty());
         self.rule_unidentified(&unwritten);
+        self.close_gates(&stale);
         self.show_pods();
     }
 

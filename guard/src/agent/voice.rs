@@ -2,18 +2,19 @@
 
 use std::{fmt::Write, time::Duration};
 
-use guard_common::{Mode, Verdict};
+use guard_common::{CgroupId, CounterKey, EndpointId, Mode, RuleId, Verdict, Way};
 use prometheus::IntCounter;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::state::State;
 use crate::{
+    denial,
     endpoints::Endpoints,
     kernel::Reading,
     kubernetes::{Notice, Reason, Subject},
     notices::{About, Notices, Told},
     pods::Pod,
-    policy::RuleName,
+    policy::Policy,
     reconcile::RuleNames,
 };
 
@@ -54,12 +55,21 @@ impl Voice {
         self.soon();
     }
 
-    /// Notes the decisions that were counted.
+    /// Notes a request that a gate denied.
+    pub(super) fn note_request(&mut self, pod: CgroupId, endpoint: EndpointId, rule: RuleId) {
+        if self.out.is_some() {
+            self.notices.add(About { pod, endpoint, reason: Reason::Denied }, 1, rule);
+            self.soon();
+        }
+    }
+
+    /// Notes the decisions that were counted. Of those that a gate answers, the requests are noted.
     pub(super) fn note(&mut self, added: &Reading) {
         if self.out.is_none() {
             return;
         }
-        for (key, attempts) in added.decisions.iter().filter(|(key, _)| key.outcome() == Verdict::Deny) {
+        let denied = |key: &CounterKey| key.verdict() == Verdict::Deny && key.way() != Way::Gate;
+        for (key, attempts) in added.decisions.iter().filter(|(key, _)| denied(key)) {
             let reason = match key.mode() {
                 Mode::Enforce => Reason::Denied,
                 Mode::Audit => Reason::WouldDeny,
@@ -89,7 +99,8 @@ impl State {
         let named = |pod| index.identify(pod).is_some();
         for told in self.voice.notices.take(std::time::Instant::now(), named) {
             let pod = index.identify(told.about.pod).expect("only named pods are told of");
-            let note = sentence(&told, pod, &self.settings.endpoints, &self.rules, self.policy.policy.help());
+            let policy = &self.policy.policy;
+            let note = sentence(&told, pod, &self.settings.endpoints, &self.rules, policy);
             self.voice.say(Notice { reason: told.about.reason, about: Subject::of(pod), note });
         }
         // Before the agent's own pod has a name there is nowhere to say it.
@@ -103,7 +114,7 @@ impl State {
     }
 }
 
-fn sentence(told: &Told, pod: &Pod, endpoints: &Endpoints, rules: &RuleNames, help: Option<&str>) -> String {
+fn sentence(told: &Told, pod: &Pod, endpoints: &Endpoints, rules: &RuleNames, policy: &Policy) -> String {
     let endpoint = endpoints.name(told.about.endpoint).unwrap_or("unknown");
     let (namespace, account) = (&pod.workload.namespace, &pod.workload.service_account);
     let mut text =
@@ -118,38 +129,18 @@ fn sentence(told: &Told, pod: &Pod, endpoints: &Endpoints, rules: &RuleNames, he
         write!(text, ", in the last {} minutes", since.as_secs() / 60).expect("a String takes everything");
     }
     let rule = rules.name(told.rule);
-    let why = if rule == RuleName::DEFAULT.as_str() {
-        ": no rule of the policy allows it.".to_owned()
-    } else if rule == RuleName::UNIDENTIFIED.as_str() {
-        ": the pod was not known to imds-guard yet.".to_owned()
+    text.push_str(&denial::why(rule));
+    if endpoint == Endpoints::IMDS {
+        text.push_str(&denial::own_role(pod));
     } else {
-        format!(" by the policy's rule {rule}.")
-    };
-    text.push_str(&why);
-    text.push_str(&remedy(endpoint, pod));
-    if let Some(help) = help {
-        write!(text, " See {help}").expect("a String takes everything");
+        text.push_str(" If it needs this endpoint, ask for a rule.");
     }
+    text.push_str(&denial::ending(policy.help(), &denial::id(&pod.uid, rule, policy.sha256())));
     text
 }
 
 fn counted(attempts: u64) -> String {
     if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") }
-}
-
-fn remedy(endpoint: &str, pod: &Pod) -> String {
-    let role = pod.service_account.as_ref().and_then(|account| account.role.as_deref());
-    match role {
-        _ if endpoint != Endpoints::IMDS => " If it needs this endpoint, ask for a rule.".to_owned(),
-        Some(role) => format!(
-            " Its service account has the role {role} by IRSA, which needs no IMDS: see that the pod has AWS_ROLE_ARN, \
-             and that its SDK knows web identities."
-        ),
-        None => {
-            " Give the service account a role of its own, by IRSA or EKS Pod Identity, or ask for a rule."
-                .to_owned()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use super::{
     host::Host,
 };
 use crate::{
-    agent::{self, GateSettings, PodsFrom, Settings},
+    agent::{self, PodsFrom, Settings},
     endpoints::Endpoints,
+    gate::GateSettings,
     kernel::probe::Facts,
     kubernetes::ObjectName,
 };

@@ -11,7 +11,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, MapError},
 };
-use guard_common::{CgroupId, PodEntry};
+use guard_common::{CgroupId, Gate, GateKey, PodEntry};
 
 pub use counters::{Counters, Reading};
 pub use events::{CgroupBell, Events, KernelLog};
@@ -24,9 +24,10 @@ pub struct Kernel {
     ebpf: Ebpf,
     root: GuardedRoot,
     pods: HashMap<MapData, CgroupId, PodEntry>,
+    gates: HashMap<MapData, GateKey, u8>,
 }
 
-/// A ruling that could not be written.
+/// What could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("write the ruling of cgroup {}", .cgroup.0)]
@@ -41,6 +42,18 @@ pub enum WriteError {
         #[source]
         source: Box<MapError>,
     },
+    #[error("write down that port {} is a gate's", .gate.port)]
+    SetGate {
+        gate: Gate,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("write down that port {} is no gate's any more", .gate.port)]
+    RemoveGate {
+        gate: Gate,
+        #[source]
+        source: Box<MapError>,
+    },
 }
 
 impl Kernel {
@@ -49,7 +62,9 @@ impl Kernel {
         let mut ebpf = load::load(&root, endpoints)?;
         let pods = HashMap::try_from(take(&mut ebpf, "PODS")?)
             .map_err(|source| LoadError::Map { name: "PODS", source: Box::new(source) })?;
-        Ok(Self { ebpf, root, pods })
+        let gates = HashMap::try_from(take(&mut ebpf, "GATES")?)
+            .map_err(|source| LoadError::Map { name: "GATES", source: Box::new(source) })?;
+        Ok(Self { ebpf, root, pods, gates })
     }
 
     /// Attaches all programs to the guarded root. The rulings must be written before, the one for unidentified pods
@@ -100,6 +115,21 @@ impl Kernel {
         match self.pods.remove(&cgroup) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(source) => Err(WriteError::Remove { cgroup, source: Box::new(source) }),
+        }
+    }
+
+    /// Keeps everybody but the hook away from a gate's port. It must be written before a pod is sent there.
+    pub fn set_gate(&mut self, gate: Gate) -> Result<(), WriteError> {
+        self.gates
+            .insert(GateKey::from(gate), 1, 0)
+            .map_err(|source| WriteError::SetGate { gate, source: Box::new(source) })
+    }
+
+    /// Gives a gate's port back, when no pod is sent there any more.
+    pub fn remove_gate(&mut self, gate: Gate) -> Result<(), WriteError> {
+        match self.gates.remove(&GateKey::from(gate)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(WriteError::RemoveGate { gate, source: Box::new(source) }),
         }
     }
 

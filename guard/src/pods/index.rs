@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     mem,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -45,6 +46,8 @@ pub struct Container {
 #[derive(Debug)]
 struct Entry {
     uid: Option<PodUid>,
+    /// Its folder, relative to the guarded root.
+    path: PathBuf,
     pod: Option<Arc<Pod>>,
     containers: BTreeMap<CgroupId, Seen>,
     departed: Option<Instant>,
@@ -73,7 +76,7 @@ impl Index {
         self.slices = tree.slices;
         let mut known = mem::take(&mut self.pods);
         for cgroup in tree.pods {
-            let mut entry = known.remove(&cgroup.id).unwrap_or_else(|| Entry::new(cgroup.uid.clone()));
+            let mut entry = known.remove(&cgroup.id).unwrap_or_else(|| Entry::new(&cgroup));
             entry.departed = None;
             self.pods.insert(cgroup.id, entry.found_again(cgroup, &self.listed));
         }
@@ -97,6 +100,12 @@ impl Index {
     /// Who a live pod is; none if it is not there, or not any more.
     pub fn live(&self, pod: CgroupId) -> Option<Identity<'_>> {
         self.pods.get(&pod).filter(|entry| entry.departed.is_none()).map(Entry::identity)
+    }
+
+    /// The folder of a live pod's cgroup, relative to the guarded root.
+    pub fn folder(&self, pod: CgroupId) -> Option<&Path> {
+        let live = self.pods.get(&pod).filter(|entry| entry.departed.is_none());
+        live.map(|entry| entry.path.as_path())
     }
 
     /// The pods that are listed, and those that run and were listed once, in the order of their uids.
@@ -146,8 +155,9 @@ impl Index {
 }
 
 impl Entry {
-    fn new(uid: Option<PodUid>) -> Self {
-        Self { uid, pod: None, containers: BTreeMap::new(), departed: None }
+    fn new(cgroup: &PodCgroup) -> Self {
+        let (uid, path) = (cgroup.uid.clone(), cgroup.path.clone());
+        Self { uid, path, pod: None, containers: BTreeMap::new(), departed: None }
     }
 
     fn identity(&self) -> Identity<'_> {

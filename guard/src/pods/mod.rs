@@ -85,6 +85,11 @@ impl fmt::Display for ContainerId {
     }
 }
 
+/// The container whose folder in a pod's cgroup is `name`.
+pub fn container_of(name: &str) -> Option<ContainerId> {
+    cgroup::container(name)
+}
+
 /// Leaves out pods that claim the same cgroup: none of them can be believed. Whoever may create pods can write the
 /// annotation that marks a static pod, so this must not cost the others their names.
 pub(crate) fn without_shared_uids(mut pods: Vec<Pod>) -> Vec<Pod> {

@@ -4,11 +4,11 @@
 use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
 use prometheus::{
-    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
 };
 
-use crate::{endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames};
+use crate::{endpoints::Endpoints, gate::Exchange, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames};
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -25,6 +25,8 @@ pub struct Metrics {
     reload_success_time: IntGauge,
     started_unguarded: IntGaugeVec,
     kubernetes: KubernetesMetrics,
+    gate: GateMetrics,
+    gates: IntGaugeVec,
     degraded: IntGaugeVec,
 }
 
@@ -48,6 +50,12 @@ impl Metrics {
     /// Makes all metrics of an agent, with the constant ones set.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let events_lost = counters(
+            &registry,
+            "imds_guard_events_lost_total",
+            "Events that did not reach the log, by reason. Attempts are counted all the same.",
+            &["reason"],
+        )?;
         let attempt_labels = ["namespace", "service_account", "endpoint", "verdict", "mode"];
         let metrics = Self {
             attempts: counters(
@@ -76,12 +84,8 @@ impl Metrics {
                 "When a rule with `until` no longer matches, in seconds since the epoch.",
                 &["rule"],
             )?,
-            events_lost: counters(
-                &registry,
-                "imds_guard_events_lost_total",
-                "Events that did not reach the log, by reason. Attempts are counted all the same.",
-                &["reason"],
-            )?,
+            gate: GateMetrics::new(&registry, events_lost.with_label_values(&[EventLoss::GateQueueFull.as_str()]))?,
+            events_lost,
             enforcing: gauge(
                 &registry,
                 "imds_guard_enforcing",
@@ -100,6 +104,12 @@ impl Metrics {
                 &["namespace", "service_account"],
             )?,
             kubernetes: KubernetesMetrics::new(&registry)?,
+            gates: gauges(
+                &registry,
+                "imds_guard_gates",
+                "Pods that reach IMDS through a gate alone: it is open, or missing, and then they are refused.",
+                &["state"],
+            )?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -130,10 +140,22 @@ impl Metrics {
         for reason in guard_common::Lost::ALL {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
-        for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable] {
+        for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable, EventLoss::GateQueueFull] {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)
+    }
+
+    /// What the gates count.
+    pub fn gate(&self) -> GateMetrics {
+        self.gate.clone()
+    }
+
+    /// Shows how many gates are open, and how many pods wait for theirs.
+    pub fn set_gates(&self, open: usize, missing: usize) {
+        for (state, count) in [("open", open), ("missing", missing)] {
+            self.gates.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// What the agent counts of its talk with the API server.
@@ -220,6 +242,104 @@ impl Metrics {
     }
 }
 
+/// What the gates count, each on its own thread.
+#[derive(Clone)]
+pub struct GateMetrics {
+    pub requests: RequestMetrics,
+    /// How long they took to answer.
+    duration: Histogram,
+    /// Connections that were not the pod's.
+    pub strangers: IntCounter,
+    /// Requests that were counted and not told.
+    pub untold: IntCounter,
+}
+
+impl GateMetrics {
+    fn new(registry: &Registry, untold: IntCounter) -> prometheus::Result<Self> {
+        let duration = HistogramOpts::new(
+            "imds_guard_gate_request_duration_seconds",
+            "How long gates took to answer a request, IMDS and the wait for a turn included.",
+        )
+        .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
+        Ok(Self {
+            requests: RequestMetrics::new(registry)?,
+            duration: register(registry, Histogram::with_opts(duration)?)?,
+            strangers: counter(
+                registry,
+                "imds_guard_gate_strangers_total",
+                "Connections to a gate that were closed, because they were not made by its pod.",
+            )?,
+            untold,
+        })
+    }
+
+    /// Counts a request.
+    pub fn count(&self, exchange: &Exchange) {
+        let workload = &exchange.terms.pod.workload;
+        self.requests.count(&CountedRequest {
+            namespace: &workload.namespace,
+            service_account: &workload.service_account,
+            path_class: exchange.class,
+            imds_version: exchange.imds_version(),
+            verdict: exchange.verdict,
+            code: exchange.status.as_u16(),
+            role: exchange.role.as_deref(),
+        });
+        self.duration.observe(exchange.took.as_secs_f64());
+    }
+}
+
+/// What is counted of requests, whoever answered them.
+#[derive(Clone)]
+pub struct RequestMetrics {
+    requests: IntCounterVec,
+    credentials_issued: IntCounterVec,
+}
+
+/// A request, as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct CountedRequest<'a> {
+    pub namespace: &'a str,
+    pub service_account: &'a str,
+    pub path_class: &'a str,
+    pub imds_version: &'a str,
+    pub verdict: Verdict,
+    pub code: u16,
+    /// The role whose credentials were asked for.
+    pub role: Option<&'a str>,
+}
+
+impl RequestMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            requests: counters(
+                registry,
+                "imds_guard_requests_total",
+                "Requests to IMDS that were answered, by IMDS or by a gate.",
+                &["namespace", "service_account", "path_class", "imds_version", "verdict", "code"],
+            )?,
+            credentials_issued: counters(
+                registry,
+                "imds_guard_credentials_issued_total",
+                "Answers of IMDS with credentials of the node.",
+                &["namespace", "service_account", "imds_version", "role"],
+            )?,
+        })
+    }
+
+    /// Counts a request.
+    pub fn count(&self, request: &CountedRequest<'_>) {
+        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
+            *request;
+        let labels = [namespace, service_account, path_class, imds_version, verdict.as_str(), &code.to_string()];
+        self.requests.with_label_values(&labels).inc();
+        // What IMDS does not know it does not answer with 200: the names of roles are the node's own.
+        if let (Some(role), 200) = (role, code) {
+            self.credentials_issued.with_label_values(&[namespace, service_account, imds_version, role]).inc();
+        }
+    }
+}
+
 /// What is counted of the talk with the API server.
 #[derive(Clone)]
 pub struct KubernetesMetrics {
@@ -268,6 +388,8 @@ pub enum EventLoss {
     LogFailed,
     /// Its record had another size than ours.
     Unreadable,
+    /// The agent could not keep up with the gates.
+    GateQueueFull,
 }
 
 impl EventLoss {
@@ -276,6 +398,7 @@ impl EventLoss {
             Self::LogFull => "log_full",
             Self::LogFailed => "log_failed",
             Self::Unreadable => "unreadable",
+            Self::GateQueueFull => "gate_queue_full",
         }
     }
 }

@@ -1,0 +1,163 @@
+//! The gates of this node as the agent keeps them: open before a pod is sent there, and closed after it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use guard_common::{CgroupId, HTTP_PORT, Verdict};
+use hyper::StatusCode;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{chain, state::State};
+use crate::{
+    endpoints::Endpoints,
+    gate::{Exchange, Gates, News, Terms, Wanted},
+    reconcile::Entries,
+};
+
+/// How soon, and how seldom at most, a pod whose sandbox was not ready is looked at again.
+const SOON: Duration = Duration::from_millis(2);
+const SELDOM: Duration = Duration::from_secs(1);
+
+/// The gates, where this host can have any, and which pods wait for theirs.
+#[derive(Default)]
+pub(super) struct Doors {
+    gates: Option<Gates>,
+    missing: usize,
+    /// When to look again, and how long after the last time that is.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Doors {
+    /// When to look again for the sandboxes that were not ready.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.again.map(|(when, _)| when)
+    }
+
+    /// Looks again soon if pods wait for their gates, and later each time unless there is news of pods.
+    fn plan(&mut self, missing: usize) {
+        let news = missing > self.missing;
+        self.missing = missing;
+        self.again = (missing > 0).then(|| {
+            let pause = match self.again {
+                Some((_, pause)) if !news => (pause * 2).min(SELDOM),
+                _ => SOON,
+            };
+            (Instant::now() + pause, pause)
+        });
+    }
+}
+
+impl State {
+    /// Starts the gates. On a host that can have none, what must be filtered is refused, and who is allowed goes straight.
+    pub(super) fn start_gates(&mut self) -> Option<mpsc::Receiver<News>> {
+        let imds = imds(&self.settings.endpoints)?;
+        let started = Gates::start(&self.settings.gate, imds, self.metrics.gate());
+        self.degrade("gate", started.is_err());
+        match started {
+            Ok((gates, news)) => {
+                self.doors.gates = Some(gates);
+                Some(news)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "no gates: denied and filtered pods get an errno, not an answer");
+                None
+            }
+        }
+    }
+
+    /// Opens the gates that are missing, says what holds at the others, and has the entries lead there. Returns the
+    /// pods whose gates are to be closed.
+    pub(super) fn open_gates(
+        &mut self,
+        entries: &mut Entries,
+        gated: BTreeMap<CgroupId, Terms>,
+    ) -> Vec<CgroupId> {
+        let (Some(gates), Some(imds)) =
+            (self.doors.gates.as_mut(), self.settings.endpoints.id(Endpoints::IMDS))
+        else {
+            return Vec::new();
+        };
+        let stale = gates.stale(|pod| gated.contains_key(&pod) && self.index.folder(pod).is_some());
+        let mut missing = 0;
+        for (pod, terms) in gated {
+            let gate = if stale.contains(&pod) {
+                None
+            } else if let Some(gate) = gates.gate(pod) {
+                gates.set_terms(pod, terms);
+                Some(gate)
+            } else if let Some(folder) = self.index.folder(pod) {
+                let folder = self.kernel.root().path.join(folder);
+                let opened = gates.open(pod, Wanted { folder, terms }).unwrap_or_else(|error| {
+                    tracing::warn!(error = chain(&error), "a gate is not opened");
+                    None
+                });
+                let opened = opened.filter(|gate| match self.kernel.set_gate(*gate) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::error!(error = chain(&error), "a gate is closed again");
+                        gates.close(pod);
+                        false
+                    }
+                });
+                missing += usize::from(opened.is_none());
+                opened
+            } else {
+                None
+            };
+            if let Some(entry) = entries.get_mut(&pod) {
+                *entry = entry.through_gate(imds, gate);
+            }
+        }
+        self.doors.plan(missing + stale.iter().filter(|pod| self.index.folder(**pod).is_some()).count());
+        stale
+    }
+
+    /// Closes the gates to which nobody is sent any more.
+    pub(super) fn close_gates(&mut self, stale: &[CgroupId]) {
+        let Some(gates) = &mut self.doors.gates else { return };
+        for gate in stale.iter().filter_map(|pod| gates.close(*pod)) {
+            if let Err(error) = self.kernel.remove_gate(gate) {
+                tracing::error!(error = chain(&error), "a port stays taken");
+            }
+        }
+        self.metrics.set_gates(gates.len(), self.doors.missing);
+    }
+
+    /// Takes note of a request that a gate answered, and gives a line for the event log.
+    pub(super) fn hear_exchange(&mut self, exchange: &Exchange) -> Option<Arc<str>> {
+        let terms = &exchange.terms;
+        if exchange.status == StatusCode::FORBIDDEN && exchange.verdict == Verdict::Deny {
+            if let Some(imds) = self.settings.endpoints.id(Endpoints::IMDS) {
+                self.voice.note_request(terms.cgroup, imds, self.rules.id(terms.rule.as_str()));
+            }
+        }
+        None
+    }
+
+    /// Takes note that a gate has closed by itself: its sandbox is gone. A new one may be there already.
+    pub(super) fn gate_closed(&mut self, pod: CgroupId, gate: guard_common::Gate) {
+        let Some(gates) = &mut self.doors.gates else { return };
+        if gates.is_closed(pod, gate) {
+            self.apply();
+        }
+        if self.doors.gates.as_ref().is_some_and(|gates| !gates.has(gate))
+            && let Err(error) = self.kernel.remove_gate(gate)
+        {
+            tracing::error!(error = chain(&error), "a port stays taken");
+        }
+    }
+}
+
+/// Where IMDS is, seen from the host. Every instance has it at its IPv4 address; the other may be switched off.
+fn imds(endpoints: &Endpoints) -> Option<SocketAddr> {
+    let id = endpoints.id(Endpoints::IMDS)?;
+    let (_, endpoint) = endpoints.iter().find(|(found, _)| *found == id)?;
+    let v4 = endpoint.addresses.iter().find(|address| address.is_ipv4());
+    let address = v4.or(endpoint.addresses.first()).copied();
+    Some(SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), HTTP_PORT))
+}
