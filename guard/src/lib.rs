@@ -7,6 +7,7 @@ pub mod attempt;
 pub mod changes;
 pub mod cli;
 pub mod endpoints;
+pub mod imds;
 pub mod kernel;
 pub mod kubernetes;
 pub mod memory;

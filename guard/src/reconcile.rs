@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use crate::{
     endpoints::Endpoints,
     pods::Index,
-    policy::{Policy, RuleName},
+    policy::{Policy, RuleName, Ruled},
     workload::Workload,
 };
 
@@ -89,7 +89,7 @@ fn entry(
     let mode = policy.mode(workload);
     let mut rulings = [Ruling::new(Verdict::Allow, mode, 0); MAX_ENDPOINTS];
     for (id, _) in endpoints.iter() {
-        let (verdict, rule) = policy.ruling(workload, id, today);
+        let Ruled { verdict, rule, .. } = policy.ruling(workload, id, today);
         rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
     }
     PodEntry::pod(rulings)
