@@ -9,6 +9,7 @@ pub mod cli;
 pub mod denial;
 pub mod endpoints;
 pub mod gate;
+pub mod imds;
 pub mod kernel;
 pub mod kubernetes;
 pub mod memory;

@@ -10,7 +10,7 @@ use crate::{
     endpoints::Endpoints,
     gate::Terms,
     pods::Index,
-    policy::{Policy, RuleName},
+    policy::{Policy, RuleName, Ruled},
     workload::Workload,
 };
 
@@ -110,7 +110,7 @@ fn entry(
     let mode = policy.mode(workload);
     let mut rulings = [Ruling::new(Verdict::Allow, mode, 0); MAX_ENDPOINTS];
     for (id, _) in endpoints.iter() {
-        let (verdict, rule) = policy.ruling(workload, id, today);
+        let Ruled { verdict, rule, .. } = policy.ruling(workload, id, today);
         rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
     }
     PodEntry::pod(rulings)

@@ -84,7 +84,7 @@ impl State {
         let mut explanation = policy.explain(&pod.workload, self.day);
         if Some(cgroup) == self.own {
             for outcome in &mut explanation.outcomes {
-                (outcome.verdict, outcome.rule) = (Verdict::Allow, RuleName::SELF);
+                (outcome.verdict, outcome.rule, outcome.filter) = (Verdict::Allow, RuleName::SELF, None);
             }
         }
         Some(Explained {

@@ -150,6 +150,7 @@ mod tests {
     use super::*;
     use crate::{
         pods::{PodUid, ServiceAccount},
+        policy::{SourceFile, parse},
         workload::Workload,
     };
 
@@ -173,21 +174,25 @@ mod tests {
         Told { about: About { pod: CgroupId(1), endpoint: 0, reason }, attempts, rule: 0, since }
     }
 
+    fn mk_policy(help: &str) -> Policy {
+        let text = format!("version: 1\n{help}default: {{ imds: deny }}\n");
+        let files = [SourceFile { name: "policy.yaml".to_owned(), text }];
+        let endpoints = Endpoints::with(&[]).expect("no additions");
+        parse(&files, &endpoints, jiff::civil::date(2026, 1, 1)).policy.expect("a good policy")
+    }
+
     #[test]
     fn a_denial_says_who_what_why_and_what_to_do() {
         let mut rules = RuleNames::default();
         let default = rules.id("default");
-        let say = |told: Told, pod: &Pod, help| {
-            sentence(
-                &Told { rule: default, ..told },
-                pod,
-                &Endpoints::with(&[]).expect("no additions"),
-                &rules,
-                help,
-            )
+        let endpoints = Endpoints::with(&[]).expect("no additions");
+        let say = |told: Told, pod: &Pod, policy: &Policy| {
+            let text = sentence(&Told { rule: default, ..told }, pod, &endpoints, &rules, policy);
+            let id = denial::id(&pod.uid, "default", policy.sha256());
+            text.strip_suffix(&format!(" (denial {id})")).expect("its id at its end").to_owned()
         };
         assert_eq!(
-            say(told(Reason::Denied, 1, None), &mk_pod(None), None),
+            say(told(Reason::Denied, 1, None), &mk_pod(None), &mk_policy("")),
             "1 attempt of service account shop/cart to reach imds was denied: no rule of the policy allows it. Give the \
              service account a role of its own, by IRSA or EKS Pod Identity, or ask for a rule."
         );
@@ -196,7 +201,7 @@ mod tests {
             say(
                 told(Reason::WouldDeny, 42, hour),
                 &mk_pod(Some("arn:aws:iam::1:role/cart")),
-                Some("https://wiki")
+                &mk_policy("help: https://wiki\n")
             ),
             "42 attempts of service account shop/cart to reach imds would be denied under enforcement, in the last 60 \
              minutes: no rule of the policy allows it. Its service account has the role arn:aws:iam::1:role/cart by \

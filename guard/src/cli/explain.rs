@@ -153,7 +153,7 @@ fn readable(explained: &Explained) -> Result<String, fmt::Error> {
     let Explained { workload, explanation, help } = explained;
     let mut text = String::new();
     writeln!(text, "{}/{}\n", workload.namespace, workload.service_account)?;
-    for Outcome { endpoint, verdict, rule } in &explanation.outcomes {
+    for Outcome { endpoint, verdict, rule, .. } in &explanation.outcomes {
         let outcome = style::outcome(verdict.as_str(), explanation.mode.as_str());
         writeln!(text, "  {endpoint:13} {outcome} by the rule `{rule}`")?;
     }

@@ -45,7 +45,7 @@ pub use judge::Terms;
 
 use crate::{pods, sinks::metrics::GateMetrics};
 use budget::NodeBudget;
-use door::{Door, Doorkeeper, enter, open_host};
+use door::{Doorkeeper, enter, open_host};
 use sandbox::{Holder, Sandbox};
 use serve::{NewGate, Shared};
 use upstream::Upstream;

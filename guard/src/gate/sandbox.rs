@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 /// The network of a sandbox, and what holds it.
 #[derive(Debug)]
@@ -133,10 +136,8 @@ fn start_time(status: &str) -> Option<u64> {
 }
 
 fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-
-    Ok(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0)
+    let mut pidfd = [PollFd::new(pidfd, PollFlags::IN)];
+    Ok(poll(&mut pidfd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
 }
 
 /// What vanishes while it is looked at is no error: a process that ends (ESRCH), a cgroup that is removed (ENODEV).

@@ -36,7 +36,6 @@ use super::{
     door::Door,
     judge::{Fate, Judged, Terms, drop_hop_by_hop},
     peer::Peers,
-    sandbox::Holder,
     upstream::{Answer, Upstream, UpstreamError},
 };
 use crate::sinks::metrics::GateMetrics;
@@ -123,9 +122,7 @@ pub(super) async fn serve(new: NewGate, shared: Rc<Shared>) {
     let listening = async {
         let v6 = v6.map(|v6| TcpListener::from_std(v6.into())).transpose()?;
         let v4 = TcpListener::from_std(v4.into())?;
-        let process =
-            process.map(|process| AsyncFd::with_interest(process, Interest::READABLE)).transpose()?;
-        io::Result::Ok((v4, v6, process))
+        io::Result::Ok((v4, v6, process.map(watch_process).transpose()?))
     };
     match listening.await {
         Ok((v4, v6, process)) => select! {
@@ -145,6 +142,12 @@ async fn accept_if_there(listener: Option<&TcpListener>, gate: &Rc<Gate>) {
         Some(listener) => accept(listener, gate).await,
         None => std::future::pending().await,
     }
+}
+
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+fn watch_process(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, and stays the same and open for as long as it is watched.
+    unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Waits for the end of a process; of none, for ever.

@@ -60,6 +60,10 @@ impl Problem {
         Self::new(Severity::Warning, place, message.into(), remedy.into())
     }
 
+    pub(super) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     fn new(severity: Severity, place: Place, message: String, remedy: String) -> Self {
         Self { severity, place, message, label: String::new(), related: Vec::new(), remedy }
     }

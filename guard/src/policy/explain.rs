@@ -1,11 +1,13 @@
 //! Why the policy decides as it does about one workload, step by step, for `imds-guard explain`.
 
+use std::sync::Arc;
+
 use guard_common::{Mode, Verdict};
 use jiff::civil::Date;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::{Enforce, Mismatch, Policy, Rule, RuleName};
-use crate::workload::Workload;
+use super::{Enforce, Mismatch, Policy, Rule, RuleName, Ruled};
+use crate::{imds::Filter, workload::Workload};
 
 /// The whole way to the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The rule that decided; [`RuleName::DEFAULT`] if none did.
     pub rule: RuleName,
+    /// There exactly if the verdict is to filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
 }
 
 /// What `enforce` says of the workload.
@@ -74,8 +79,9 @@ impl Policy {
             .endpoints
             .iter()
             .map(|(id, endpoint)| {
-                let (verdict, rule) = self.ruling(workload, id, today);
-                Outcome { endpoint: endpoint.name.clone(), verdict, rule }
+                let Ruled { verdict, rule, filter } = self.ruling(workload, id, today);
+                let filter = filter.map(Arc::unwrap_or_clone);
+                Outcome { endpoint: endpoint.name.clone(), verdict, rule, filter }
             })
             .collect();
         let trace =
@@ -126,19 +132,19 @@ fn mode_name<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 fn named_verdict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verdict, D::Error> {
-    named([Verdict::Allow, Verdict::Deny], Verdict::as_str, deserializer)
+    named(Verdict::ALL, Verdict::as_str, deserializer)
 }
 
 fn named_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
-    named([Mode::Audit, Mode::Enforce], Mode::as_str, deserializer)
+    named(Mode::ALL, Mode::as_str, deserializer)
 }
 
 fn named<'de, D: Deserializer<'de>, T: Copy>(
-    all: [T; 2],
+    all: &[T],
     name: fn(T) -> &'static str,
     deserializer: D,
 ) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let found = all.into_iter().find(|one| name(*one) == text);
+    let found = all.iter().copied().find(|&one| name(one) == text);
     found.ok_or_else(|| D::Error::custom(format!("`{text}` is not known")))
 }

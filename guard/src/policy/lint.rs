@@ -1,10 +1,10 @@
 //! What is allowed in a policy and is probably not meant: warnings.
 
-use guard_common::{EndpointId, Verdict};
+use guard_common::EndpointId;
 use jiff::civil::Date;
 
 use super::{
-    Enforce, Problem, Selector,
+    Enforce, Permission, Problem, Selector,
     draft::{Draft, RuleDraft, Sited},
 };
 
@@ -13,7 +13,7 @@ const NOTICE_DAYS: i32 = 30;
 
 /// Adds the warnings to the errors. Of what an error has left incomplete, nothing is said.
 pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
-    if problems.is_empty() {
+    if !problems.iter().any(Problem::is_error) {
         problems.extend(enforces_nothing(draft));
     }
     let rules: Vec<&RuleDraft> = draft.rules.iter().filter(|rule| rule.is_whole).collect();
@@ -24,12 +24,12 @@ pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
     }
 }
 
-/// To enforce where nothing is denied looks safe and guards nothing.
+/// To enforce where everything is allowed looks safe and guards nothing.
 fn enforces_nothing(draft: &Draft) -> Option<Problem> {
     let enforce = draft.enforce.as_ref().filter(|enforce| enforce.value != Enforce::None)?;
     let default = draft.default.iter().map(|default| &default.value);
     let mut verdicts = draft.rules.iter().map(|rule| &rule.verdicts).chain(default);
-    if verdicts.any(|verdicts| verdicts.iter().any(|(_, verdict)| verdict == Verdict::Deny)) {
+    if verdicts.any(|verdicts| verdicts.iter().any(|(_, permission)| *permission != Permission::Allow)) {
         return None;
     }
     let remedy = "add `default: { imds: deny }`";
@@ -59,8 +59,7 @@ fn expiry(rule: &RuleDraft, today: Date) -> Option<Problem> {
 fn tenants_widen(rule: &RuleDraft) -> Option<Problem> {
     let selector = rule.selector.as_ref()?;
     let keys = selector.value.tenant_written();
-    let allows = rule.verdicts.iter().any(|(_, verdict)| verdict == Verdict::Allow);
-    if keys.is_empty() || !allows {
+    if keys.is_empty() || !widens(rule) {
         return None;
     }
     let message = format!(
@@ -69,6 +68,11 @@ fn tenants_widen(rule: &RuleDraft) -> Option<Problem> {
     );
     let remedy = "add what tenants do not write: `namespaces`, `namespaceLabels` or `serviceAccounts`";
     Some(Problem::warning(selector.place.clone(), message, remedy))
+}
+
+/// Whether a rule gives anybody anything. A filter does: without the rule, its pods would have what comes after.
+fn widens(rule: &RuleDraft) -> bool {
+    rule.verdicts.iter().any(|(_, permission)| *permission != Permission::Deny)
 }
 
 /// A rule that decides only what earlier rules have always decided before it.

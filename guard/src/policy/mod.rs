@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     diagnostics::{Place, Problem, Related, Severity, render},
     explain::{EnforceTrace, Explanation, Fate, Outcome, RuleTrace, SelectorTrace},
-    rule::{Enforce, Rule, RuleName, Verdicts},
+    rule::{Enforce, Permission, Rule, RuleName, Ruled, Verdicts},
     selector::{Mismatch, Selector},
     source::{ReadError, SourceFile, is_policy_name, read},
 };
@@ -74,7 +74,7 @@ pub fn parse(files: &[SourceFile], endpoints: &Endpoints, today: Date) -> Parsed
     let drafts = drafts.collect();
     let draft = draft::Draft::merge(drafts, &mut problems);
     lint::check(&draft, today, &mut problems);
-    let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
+    let refused = problems.iter().any(Problem::is_error);
     let policy = if refused { None } else { Some(draft.into_policy(endpoints.clone(), sha256(files))) };
     let order = |place: &Place| files.iter().position(|file| file.name == place.file);
     problems.sort_by_key(|problem| (order(&problem.place), problem.place.bytes.start));
@@ -94,19 +94,21 @@ impl Policy {
 
     /// What this workload may do at an endpoint, and the rule that says so. The first rule that matches and names the
     /// endpoint decides; then the default; an endpoint that nothing names is allowed.
-    pub fn ruling(&self, workload: &Workload, endpoint: EndpointId, today: Date) -> (Verdict, RuleName) {
+    pub fn ruling(&self, workload: &Workload, endpoint: EndpointId, today: Date) -> Ruled {
         let decided = self.rules.iter().filter(|rule| !rule.is_expired(today)).find_map(|rule| {
-            let verdict = rule.verdicts.of(endpoint)?;
-            rule.selector.matches(workload).then(|| (verdict, rule.name.clone()))
+            let permission = rule.verdicts.of(endpoint)?;
+            rule.selector.matches(workload).then(|| (permission, rule.name.clone()))
         });
-        decided.unwrap_or_else(|| (self.default.of(endpoint).unwrap_or(Verdict::Allow), RuleName::DEFAULT))
+        let default = || (self.default.of(endpoint).unwrap_or(&Permission::Allow), RuleName::DEFAULT);
+        let (permission, rule) = decided.unwrap_or_else(default);
+        Ruled { verdict: permission.verdict(), rule, filter: permission.filter().cloned() }
     }
 
     /// What a pod may do that the agent has not named yet. It can only be denied what the node guards by default:
     /// IMDS, and every endpoint whose default is to deny.
     pub fn unidentified(&self, endpoint: EndpointId) -> (Verdict, Mode, RuleName) {
         let guarded = self.endpoints.id(Endpoints::IMDS) == Some(endpoint)
-            || self.default.of(endpoint) == Some(Verdict::Deny);
+            || self.default.of(endpoint) == Some(&Permission::Deny);
         let verdict = if guarded { self.unidentified } else { Verdict::Allow };
         let mode = if self.enforce == Enforce::None { Mode::Audit } else { Mode::Enforce };
         (verdict, mode, RuleName::UNIDENTIFIED)

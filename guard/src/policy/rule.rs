@@ -1,12 +1,13 @@
 //! The parts of a policy: its rules, the verdicts that they give, and whom they are enforced on.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use guard_common::{EndpointId, Verdict};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::selector::Selector;
+use crate::imds::Filter;
 
 /// The name of a rule, as metrics, logs and denials give it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,23 +73,61 @@ impl Rule {
     }
 }
 
+/// What a rule, or the default, says of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permission {
+    Allow,
+    Deny,
+    /// What this filter lets through. Shared, because every pod that the rule matches has it.
+    Filter(Arc<Filter>),
+}
+
+impl Permission {
+    /// The verdict, without the filter.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Allow => Verdict::Allow,
+            Self::Deny => Verdict::Deny,
+            Self::Filter(_) => Verdict::Filter,
+        }
+    }
+
+    /// The filter, if the verdict is to filter.
+    pub fn filter(&self) -> Option<&Arc<Filter>> {
+        match self {
+            Self::Allow | Self::Deny => None,
+            Self::Filter(filter) => Some(filter),
+        }
+    }
+}
+
+/// What a workload may do at an endpoint, and what says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruled {
+    pub verdict: Verdict,
+    /// The rule that decided; [`RuleName::DEFAULT`] if none did.
+    pub rule: RuleName,
+    /// There exactly if the verdict is to filter.
+    pub filter: Option<Arc<Filter>>,
+}
+
 /// The endpoints that a rule, or the default, decides. It leaves the others to what comes after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts(Vec<(EndpointId, Verdict)>);
+pub struct Verdicts(Vec<(EndpointId, Permission)>);
 
 impl Verdicts {
-    pub(super) fn new(verdicts: Vec<(EndpointId, Verdict)>) -> Self {
+    pub(super) fn new(verdicts: Vec<(EndpointId, Permission)>) -> Self {
         Self(verdicts)
     }
 
     /// What it says of this endpoint, if anything.
-    pub fn of(&self, endpoint: EndpointId) -> Option<Verdict> {
-        self.iter().find(|&(decided, _)| decided == endpoint).map(|(_, verdict)| verdict)
+    pub fn of(&self, endpoint: EndpointId) -> Option<&Permission> {
+        self.iter().find(|&(decided, _)| decided == endpoint).map(|(_, permission)| permission)
     }
 
     /// All that it decides.
-    pub fn iter(&self) -> impl Iterator<Item = (EndpointId, Verdict)> {
-        self.0.iter().copied()
+    pub fn iter(&self) -> impl Iterator<Item = (EndpointId, &Permission)> {
+        self.0.iter().map(|(endpoint, permission)| (*endpoint, permission))
     }
 }
 

@@ -2,6 +2,7 @@
 //! decoding goes on, so that a person sees all of them at once.
 
 mod decoder;
+mod filter;
 mod rule;
 mod selector;
 mod shape;

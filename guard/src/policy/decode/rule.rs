@@ -7,7 +7,7 @@ use super::{
     shape,
 };
 use crate::policy::{
-    RuleName, Selector,
+    Problem, RuleName, Selector,
     draft::{RuleDraft, Sited},
     node::{Node, Value, excerpt},
     rule::NameError,
@@ -43,7 +43,7 @@ impl Decoder<'_> {
             verdicts: self.verdicts(&decided),
             until: self.until(&fields),
             reason: self.reason(&fields),
-            is_whole: self.problems.len() == before,
+            is_whole: !self.problems[before..].iter().any(Problem::is_error),
         })
     }
 

@@ -21,6 +21,14 @@ pub(super) const ENFORCE: Shape<'_> =
 pub(super) const ENFORCE_ITEM: Shape<'_> =
     shape("an item of `enforce`", "a mapping of selectors", "enforce: [{ namespaces: [payments] }]");
 pub(super) const UNIDENTIFIED: Shape<'_> = shape("`unidentified`", "allow or deny", "unidentified: deny");
+pub(super) const IMDS: Shape<'_> = shape("`imds`", "allow, deny or a filter", "imds: deny");
+pub(super) const FILTER: Shape<'_> =
+    shape("`filter`", "a mapping", "filter: { allow: [region], tokens: required }");
+pub(super) const FILTER_ALLOW: Shape<'_> =
+    shape("`allow`", "a list of classes and paths", "allow: [region, /latest/meta-data/instance-id]");
+pub(super) const FILTER_DENY: Shape<'_> =
+    shape("`deny`", "a list of classes and paths", "deny: [credentials, /latest/user-data]");
+pub(super) const TOKENS: Shape<'_> = shape("`tokens`", "required or optional", "tokens: required");
 pub(super) const DEFAULT: Shape<'_> =
     shape("`default`", "a mapping of endpoints to verdicts", "default: { imds: deny }");
 pub(super) const RULES: Shape<'_> = shape(
@@ -54,5 +62,6 @@ pub(super) const NODE_LABELS: Shape<'_> =
 
 pub(super) const FILE_KEYS: &[&str] = &["version", "help", "enforce", "unidentified", "default", "rules"];
 pub(super) const RULE_KEYS: &[&str] = &["name", "match", "until", "reason"];
+pub(super) const FILTER_KEYS: &[&str] = &["allow", "deny", "tokens"];
 pub(super) const SELECTOR_KEYS: &[&str] =
     &["namespaces", "namespaceLabels", "serviceAccounts", "workloads", "labels", "hostNetwork", "nodeLabels"];

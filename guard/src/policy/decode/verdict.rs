@@ -1,21 +1,25 @@
 //! Verdicts: what stands behind an endpoint's name.
 
+use std::sync::Arc;
+
 use guard_common::Verdict;
 
 use super::{
     decoder::{Decoder, Field},
     shape::{self, Shape},
 };
-use crate::policy::{
-    Verdicts,
-    node::{Node, Value},
+use crate::{
+    endpoints::Endpoints,
+    policy::{
+        Permission, Verdicts,
+        node::{Node, Value},
+    },
 };
 
 const ALLOW: &str = Verdict::Allow.as_str();
 const DENY: &str = Verdict::Deny.as_str();
 
-/// Part of the format, but not of this version.
-const FILTER: &str = "filter";
+const FILTER: &str = Verdict::Filter.as_str();
 
 impl Decoder<'_> {
     /// What `default:` says.
@@ -34,32 +38,51 @@ impl Decoder<'_> {
         let mut verdicts = Vec::new();
         for &field in fields {
             if let Some(endpoint) = self.endpoints.id(field.key)
-                && let Some(verdict) = self.endpoint_verdict(field)
+                && let Some(permission) = self.permission(field)
             {
-                verdicts.push((endpoint, verdict));
+                verdicts.push((endpoint, permission));
             }
         }
         Verdicts::new(verdicts)
     }
 
-    fn endpoint_verdict(&mut self, field: Field<'_>) -> Option<Verdict> {
-        let asks_filter = match &field.value.value {
-            Value::Mapping(entries) => entries.iter().any(|(key, _)| is_text(key, FILTER)),
-            _ => is_text(field.value, FILTER),
-        };
-        if asks_filter {
-            let message = format!("`{FILTER}` needs the gate, which this version does not have");
-            let remedy = format!("use `{0}: allow` or `{0}: deny`", field.key);
+    fn permission(&mut self, field: Field<'_>) -> Option<Permission> {
+        if field.key == Endpoints::IMDS {
+            return self.imds(field.value);
+        }
+        if asks_filter(field.value) {
+            let message = format!("`{}` can't be filtered", field.key);
+            let remedy =
+                format!("use `{0}: allow` or `{0}: deny`; only imds has paths to choose from", field.key);
             self.error(field.value.span, message, "", remedy);
             return None;
         }
         let subject = format!("`{}`", field.key);
         let example = format!("{}: deny", field.key);
         let shape = Shape { subject: &subject, takes: shape::UNIDENTIFIED.takes, example: &example };
-        self.verdict(field.value, &shape)
+        self.verdict(field.value, &shape).map(permission)
     }
 
-    /// One verdict, without `filter`.
+    fn imds(&mut self, node: &Node) -> Option<Permission> {
+        match &node.value {
+            Value::Mapping(_) => {
+                let fields = self.mapping(node, &shape::IMDS, &[FILTER])?;
+                let filter = fields.get(FILTER);
+                if filter.is_none() && matches!(&node.value, Value::Mapping(entries) if entries.is_empty()) {
+                    self.wrong_type(node, &shape::IMDS);
+                }
+                self.filter(filter?).map(|filter| Permission::Filter(Arc::new(filter)))
+            }
+            Value::Scalar { text, .. } if text == FILTER => {
+                let remedy = format!("write what passes: `imds: {{ {} }}`", shape::FILTER.example);
+                self.error(node.span, "`filter` needs to know what it lets through", "", remedy);
+                None
+            }
+            _ => self.verdict(node, &shape::IMDS).map(permission),
+        }
+    }
+
+    /// `allow` or `deny`, as a word.
     pub(super) fn verdict(&mut self, node: &Node, shape: &Shape<'_>) -> Option<Verdict> {
         match &node.value {
             Value::Scalar { text, .. } if text == ALLOW => Some(Verdict::Allow),
@@ -74,6 +97,18 @@ impl Decoder<'_> {
     /// Every endpoint of this node.
     pub(super) fn endpoint_names(&self) -> Vec<String> {
         self.endpoints.iter().map(|(_, endpoint)| endpoint.name.clone()).collect()
+    }
+}
+
+/// What a single word says.
+fn permission(verdict: Verdict) -> Permission {
+    if verdict == Verdict::Allow { Permission::Allow } else { Permission::Deny }
+}
+
+fn asks_filter(node: &Node) -> bool {
+    match &node.value {
+        Value::Mapping(entries) => entries.iter().any(|(key, _)| is_text(key, FILTER)),
+        _ => is_text(node, FILTER),
     }
 }
 

@@ -4,14 +4,18 @@ use guard_common::{Mode, Verdict};
 use jiff::civil::date;
 
 use super::{TODAY, kcl, policy, policy_with_match};
-use crate::{endpoints::Endpoints, policy::Policy, workload::Workload};
+use crate::{
+    endpoints::Endpoints,
+    policy::{Policy, Ruled},
+    workload::Workload,
+};
 
 const IMDS: u8 = 0;
 const POD_IDENTITY: u8 = 1;
 const ECS: u8 = 2;
 
 fn ruled(policy: &Policy, workload: &Workload, endpoint: u8) -> (Verdict, String) {
-    let (verdict, rule) = policy.ruling(workload, endpoint, TODAY);
+    let Ruled { verdict, rule, .. } = policy.ruling(workload, endpoint, TODAY);
     (verdict, rule.to_string())
 }
 
@@ -115,7 +119,7 @@ rules:
         ("the next year", date(2027, 1, 1), Verdict::Deny, None),
     ];
     for (name, today, verdict, next) in cases {
-        assert_eq!(policy.ruling(&kcl(), IMDS, today).0, verdict, "{name}");
+        assert_eq!(policy.ruling(&kcl(), IMDS, today).verdict, verdict, "{name}");
         assert_eq!(policy.next_expiry(today), next, "{name}");
     }
 }
