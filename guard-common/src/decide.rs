@@ -19,12 +19,14 @@ impl Decision {
 
 /// How an attempt goes on.
 ///
-/// `gated` says whether the pod of the task reaches the endpoint through its gate alone, and `own_gate` whether this
-/// socket can be sent there: the gate is open, in the socket's namespace, and no other pod made the socket. An audited
-/// pod is never gated.
+/// `gated` says whether the endpoint is reached through a gate alone, and `open` whether this socket can be sent there:
+/// the gate is open, and in the socket's namespace. What is audited is never held up.
 #[inline(always)]
-pub const fn way(decision: Decision, gated: bool, own_gate: bool) -> Way {
-    match (gated, own_gate) {
+pub const fn way(decision: Decision, gated: bool, open: bool) -> Way {
+    if matches!(decision.ruling.mode(), Mode::Audit) {
+        return Way::Direct;
+    }
+    match (gated, open) {
         (true, true) => Way::Gate,
         (false, _) if decision.passes() => Way::Direct,
         (true, false) | (false, _) => Way::Refused,

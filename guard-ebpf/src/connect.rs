@@ -6,7 +6,9 @@ use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
-use guard_common::{Address, AttemptEvent, CgroupId, CounterKey, EndpointId, Hook, Lock, Way, decide, way};
+use guard_common::{
+    Address, AttemptEvent, CgroupId, CounterKey, EndpointId, Hook, Lock, Verdict, Way, decide, way,
+};
 
 use crate::{
     account::{count, report},
@@ -72,9 +74,17 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
     let party = Party::find(task.or(creator).unwrap_or(Ancestors([0; 2])));
     let other = creator.filter(|creator| Some(*creator) != task).map(Party::find);
     let decision = decide(party.ruling(endpoint), other.as_ref().map(|other| other.ruling(endpoint)));
-    // The gate is the task's: a socket of another pod does not belong there.
-    let gate = party.gate().filter(|gate| other.is_none() && gate::takes(ctx, gate, hook));
-    let way = way(decision, party.is_gated(endpoint), gate.is_some());
+    // A socket of another pod belongs to that pod's gate, if what holds there is no weaker than what holds here.
+    let host = match &other {
+        None => Some(&party),
+        Some(other) if decision.by_creator || party.ruling(endpoint).verdict() == Verdict::Allow => {
+            Some(other)
+        }
+        Some(_) => None,
+    };
+    let gated = host.is_none_or(|host| host.is_gated(endpoint));
+    let gate = host.and_then(Party::gate).filter(|gate| gate::takes(ctx, gate, hook));
+    let way = way(decision, gated, gate.is_some());
 
     if let Some(origin) = origin {
         origin.judged |= 1 << endpoint;

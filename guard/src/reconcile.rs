@@ -90,7 +90,9 @@ pub fn desired(
         if Some(cgroup) != own && (verdict != Verdict::Allow || !pod.workload.host_network) {
             let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
             let policy_sha256 = Arc::clone(&sha256);
-            desired.gated.insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, policy_sha256 });
+            desired
+                .gated
+                .insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, policy_sha256 });
         }
     }
     if let Some(own) = own {

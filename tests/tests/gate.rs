@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use guard_tests::{Agent, Driver, Node, PodSpec, Vector, wait_until};
+use guard_tests::{Agent, Driver, Node, PodSpec};
 
 const READY: Duration = Duration::from_secs(20);
 

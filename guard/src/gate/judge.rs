@@ -84,7 +84,9 @@ impl Terms {
         let asks_for_token = head.method == Method::PUT && class == Class::Token.as_str();
         let is_v2 = asks_for_token || head.headers.contains_key(TOKEN);
         let fate = match malformed(head, has_body) {
-            Some(why) => Fate::Answer { status: StatusCode::BAD_REQUEST, text: format!("imds-guard: {why}\n") },
+            Some(why) => {
+                Fate::Answer { status: StatusCode::BAD_REQUEST, text: format!("imds-guard: {why}\n") }
+            }
             None => self.decide(head, path.as_ref(), is_v2),
         };
         Judged { class, role, is_v2, fate }
@@ -149,8 +151,15 @@ fn malformed(head: &request::Parts, has_body: bool) -> Option<&'static str> {
     }
     // A header that is named there ends here: a token would be lost, and the request go on as one of version 1.
     let plain = ["close", "keep-alive", "te", "upgrade", "http2-settings"];
-    let mut options = head.headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    if options.any(|option| !plain.iter().any(|plain| option.trim_ascii().eq_ignore_ascii_case(plain.as_bytes())) && !option.trim_ascii().is_empty()) {
+    let mut options = head
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if options.any(|option| {
+        !plain.iter().any(|plain| option.trim_ascii().eq_ignore_ascii_case(plain.as_bytes()))
+            && !option.trim_ascii().is_empty()
+    }) {
         return Some("no header of a request to IMDS ends at a proxy");
     }
     None

@@ -207,7 +207,8 @@ impl Gates {
         let Some(Sandbox { namespace, holder }) = sandbox else { return Ok(None) };
         let door = self.doorkeeper.open(namespace, self.free_ports())?;
         let gate = door.gate;
-        if matches!(holder, Holder::Process(_) | Holder::Mount(..)) && gate.namespace == self.doorkeeper.host {
+        if matches!(holder, Holder::Process(_) | Holder::Mount(..)) && gate.namespace == self.doorkeeper.host
+        {
             // The runtime had not moved the process yet.
             return Ok(None);
         }

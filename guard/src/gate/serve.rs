@@ -237,7 +237,9 @@ impl Gate {
         let (verdict, response) = match fate {
             Fate::Answer { status, text } => (Verdict::Deny, refuse(status, text, &terms, has_body)),
             Fate::Pass(path) => match self.budget.take(started) {
-                None => (Verdict::Deny, refuse(StatusCode::TOO_MANY_REQUESTS, TOO_MANY.to_owned(), &terms, false)),
+                None => {
+                    (Verdict::Deny, refuse(StatusCode::TOO_MANY_REQUESTS, TOO_MANY.to_owned(), &terms, false))
+                }
                 Some(wait) => {
                     if !wait.is_zero() {
                         sleep(wait).await;

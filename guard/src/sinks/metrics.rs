@@ -4,11 +4,14 @@
 use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
-    process_collector::ProcessCollector,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
-use crate::{endpoints::Endpoints, gate::Exchange, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames};
+use crate::{
+    endpoints::Endpoints, gate::Exchange, kernel::Reading, kubernetes::Reason, pods::Index,
+    reconcile::RuleNames,
+};
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -84,7 +87,10 @@ impl Metrics {
                 "When a rule with `until` no longer matches, in seconds since the epoch.",
                 &["rule"],
             )?,
-            gate: GateMetrics::new(&registry, events_lost.with_label_values(&[EventLoss::GateQueueFull.as_str()]))?,
+            gate: GateMetrics::new(
+                &registry,
+                events_lost.with_label_values(&[EventLoss::GateQueueFull.as_str()]),
+            )?,
             events_lost,
             enforcing: gauge(
                 &registry,
@@ -140,7 +146,9 @@ impl Metrics {
         for reason in guard_common::Lost::ALL {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
-        for reason in [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable, EventLoss::GateQueueFull] {
+        for reason in
+            [EventLoss::LogFull, EventLoss::LogFailed, EventLoss::Unreadable, EventLoss::GateQueueFull]
+        {
             metrics.events_lost.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)
@@ -331,11 +339,14 @@ impl RequestMetrics {
     pub fn count(&self, request: &CountedRequest<'_>) {
         let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
             *request;
-        let labels = [namespace, service_account, path_class, imds_version, verdict.as_str(), &code.to_string()];
+        let labels =
+            [namespace, service_account, path_class, imds_version, verdict.as_str(), &code.to_string()];
         self.requests.with_label_values(&labels).inc();
         // What IMDS does not know it does not answer with 200: the names of roles are the node's own.
         if let (Some(role), 200) = (role, code) {
-            self.credentials_issued.with_label_values(&[namespace, service_account, imds_version, role]).inc();
+            self.credentials_issued
+                .with_label_values(&[namespace, service_account, imds_version, role])
+                .inc();
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Tally {
     pub passed: u64,
     /// Bytes that ever came back; always none where nobody waits for them.
     pub bytes: u64,
-    /// Those that met with an error, by its name or what it says, and `timeout`.
+    /// Those that met with an error, by its name or what it says, `timeout` and `denied`.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -122,7 +122,9 @@ impl Tally {
                 self.passed += 1;
                 self.bytes += count;
             }
-            Outcome::Timeout => *self.errors.entry("timeout".to_owned()).or_default() += 1,
+            Outcome::Timeout | Outcome::Denied => {
+                *self.errors.entry(outcome.to_string()).or_default() += 1;
+            }
             Outcome::Errno(name) | Outcome::Unsupported(name) | Outcome::Broken(name) => {
                 *self.errors.entry(name.clone()).or_default() += 1;
             }

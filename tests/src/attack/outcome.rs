@@ -14,6 +14,8 @@ pub enum Outcome {
     Bytes(u64),
     /// A system call failed, with the error of this name (`ECONNREFUSED`).
     Errno(String),
+    /// The gate answered that the policy denies it.
+    Denied,
     /// Nothing happened within the attack's patience.
     Timeout,
     /// This kernel lacks what the vector needs.
@@ -50,6 +52,7 @@ impl From<io::Result<usize>> for Outcome {
             Err(error) if is_timeout(&error) => Self::Timeout,
             Err(error) => match error.raw_os_error() {
                 Some(code) => Self::Errno(format!("{:?}", Errno::from_raw(code))),
+                None if error.kind() == ErrorKind::PermissionDenied => Self::Denied,
                 None if error.kind() == ErrorKind::Unsupported => Self::Unsupported(error.to_string()),
                 None => Self::Broken(error.to_string()),
             },
@@ -62,6 +65,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Bytes(count) => write!(f, "{count} bytes"),
             Self::Errno(name) => f.write_str(name),
+            Self::Denied => f.write_str("denied"),
             Self::Timeout => f.write_str("timeout"),
             Self::Unsupported(why) => write!(f, "unsupported: {why}"),
             Self::Broken(why) => write!(f, "broken: {why}"),

@@ -118,15 +118,23 @@ fn fetch_with_first_packet(socket: &Socket, address: SocketAddr) -> io::Result<u
     }
 }
 
-/// Bytes that came before an error are bytes won.
+/// Bytes that came before an error are bytes won, unless they are the gate's own answer.
 fn count_answer(mut socket: &Socket) -> io::Result<usize> {
-    let mut won = 0;
+    let mut won = Vec::new();
+    let mut buffer = [0; 4096];
     loop {
-        match socket.read(&mut [0; 4096]) {
-            Ok(0) => return Ok(won),
-            Ok(count) => won += count,
-            Err(error) if won == 0 => return Err(error),
-            Err(_) => return Ok(won),
+        match socket.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => won.extend_from_slice(&buffer[..count]),
+            Err(error) if won.is_empty() => return Err(error),
+            Err(_) => break,
         }
     }
+    if is_denial(&won) { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(won.len()) }
+}
+
+/// Whether it is what a gate answers to what the policy denies. IMDS has no such header.
+fn is_denial(answer: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(answer);
+    head.starts_with("HTTP/1.1 403 ") && head.lines().any(|line| line.starts_with("x-imds-guard-rule: "))
 }
