@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use guard_tests::attack::http::Family;
 use guard_tests::attack::{self, Blow, Target, Vector, http};
 use guard_tests::simulator::{IMDS_V4, IMDS_V6};
 use serde::Serialize;
@@ -64,15 +65,6 @@ enum Command {
     },
     /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
     GiveSocket,
-}
-
-/// The address that is asked.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Family {
-    V4,
-    V6,
-    /// The IPv4 address through an IPv6 socket
-    Mapped,
 }
 
 #[derive(Args)]

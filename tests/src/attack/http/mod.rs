@@ -13,6 +13,7 @@
 mod case;
 mod framing;
 mod pace;
+mod place;
 mod report;
 mod request;
 mod siege;
@@ -21,6 +22,7 @@ mod start;
 mod works;
 
 pub use case::{Case, Expected, Part, Then};
+pub use place::Family;
 pub use report::{Answer, HttpReport};
 pub use siege::besiege;
 

@@ -60,7 +60,8 @@ impl HttpReport {
 
     /// Whether nothing came back but refusals by HTTP.
     pub fn is_refused(&self) -> bool {
-        self.bytes == 0 || self.answers.iter().all(|answer| (400..500).contains(&answer.status))
+        let refusal = |answer: &Answer| (400..500).contains(&answer.status);
+        self.bytes == 0 || (!self.answers.is_empty() && self.answers.iter().all(refusal))
     }
 }
 
