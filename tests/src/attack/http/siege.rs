@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -58,13 +57,8 @@ async fn perform(case: &Case, address: SocketAddr) -> HttpReport {
     let (tell, told) = watch::channel(0);
     let mut received = Vec::new();
     // A peer that closes early fails the sending; what came back until then counts.
-    let exchange = async {
-        let sending = async {
-            let sent = send(writer, &case.parts, told).await;
-            sent.map(|writer| (writer, ()))
-        };
-        tokio::join!(sending, receive(reader, &mut received, &tell))
-    };
+    let exchange =
+        async { tokio::join!(send(writer, &case.parts, told), receive(reader, &mut received, &tell)) };
     let error = match timeout(LONGEST, exchange).await {
         Err(_) => Some("took too long".to_owned()),
         Ok((sent, read)) => sent.err().or(read.err()).or(delayed).map(|error| error.to_string()),

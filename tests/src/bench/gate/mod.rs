@@ -16,7 +16,7 @@ mod wrk;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::host;
 pub use knock::knock;
@@ -46,6 +46,14 @@ pub fn gate() -> Result<bool> {
     let started = Instant::now();
     let parts = [throughput::measure(), density::measure(), birth::measure()];
     println!("\nin {:.0} s", started.elapsed().as_secs_f64());
-    // All of them, before the first error: each part says something by itself.
-    parts.into_iter().try_fold(true, |met, part| Ok(met & part?))
+    // Each part says something by itself: one that fails is no reason to keep silent about the others.
+    let (mut met, mut failed) = (true, Vec::new());
+    for part in parts {
+        match part {
+            Ok(reached) => met &= reached,
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(met)
 }
