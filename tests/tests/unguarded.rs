@@ -67,8 +67,9 @@ fn path_attacks_reach_secrets_where_nothing_guards() -> Result<()> {
         let reports = pod.besiege_by_http(family)?;
         let leaked = reports.iter().filter(|report| report.leaked).count();
         let seen = node.simulator().seen();
-        ensure!(seen.secrets_reached().all(|line| line.peer.ip() == address));
-        let ports: BTreeSet<_> = seen.secrets_reached().map(|line| line.peer.port()).collect();
+        // What the last case over the other family left behind may be read only now.
+        let own = seen.secrets_reached().filter(|line| line.peer.ip() == address);
+        let ports: BTreeSet<_> = own.map(|line| line.peer.port()).collect();
         println!("{} cases over {family:?}: {} reach a secret, {leaked} get one", reports.len(), ports.len());
         ensure!(ports.len() >= 1000 && leaked >= 100, "{} and {leaked}", ports.len());
     }

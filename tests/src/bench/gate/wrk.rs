@@ -37,7 +37,9 @@ impl Load {
 fn parse(printed: &str, refused: bool) -> Result<Load> {
     let after = |label: &str| printed.lines().find_map(|line| line.trim().strip_prefix(label)).map(str::trim);
     let number = |label: &str| after(label).and_then(|text| text.parse::<f64>().ok());
-    ensure!(after("Socket errors:").is_none(), "connections failed");
+    // An answer that took too long is in the latencies: a machine with other work is no failure.
+    let errors = after("Socket errors:").unwrap_or("connect 0, read 0, write 0");
+    ensure!(errors.starts_with("connect 0, read 0, write 0"), "connections failed");
     let total =
         printed.lines().find_map(|line| line.trim().split_once(" requests in")?.0.parse::<f64>().ok());
     let total = total.context("no number of requests")?;
@@ -95,5 +97,7 @@ Running 5s test @ http://169.254.169.254/latest
         let failed =
             format!("{PRINTED}  Socket errors: connect 0, read 3, write 0, timeout 0\nRequests/sec: 1\n");
         assert!(parse(&failed, false).is_err());
+        let late = good.clone() + "  Socket errors: connect 0, read 0, write 0, timeout 7\n";
+        assert_eq!(parse(&late, false).ok(), Some(load));
     }
 }
