@@ -40,6 +40,11 @@ impl Place {
         Ok(Self { cgroup: self.cgroup.create(name)?, namespace: self.namespace.clone() })
     }
 
+    /// The same cgroup in another network.
+    pub(crate) fn in_namespace(&self, namespace: Namespace) -> Self {
+        Self { cgroup: self.cgroup.clone(), namespace }
+    }
+
     /// Starts a process here: in the cgroup and the network namespace from its first instruction.
     pub fn spawn(&self, command: Command) -> Result<Process> {
         let procs = self.cgroup.path().join("cgroup.procs");

@@ -45,6 +45,8 @@ enum Bench {
     Connect,
     /// What the agent uses when nothing happens, with 250 pods
     Idle,
+    /// How fast the gate is, beside nginx, what a gate takes of memory, and how soon it answers in a new pod
+    Gate,
 }
 
 impl Bench {
@@ -52,6 +54,7 @@ impl Bench {
         match self {
             Self::Connect => "connect",
             Self::Idle => "idle",
+            Self::Gate => "gate",
         }
     }
 }
@@ -83,6 +86,9 @@ impl Chore {
             Self::Bench { what } => {
                 run::need_root(&format!("bench {}", what.name()))?;
                 setup::run()?;
+                if let Bench::Gate = what {
+                    setup::load_tools()?;
+                }
                 run::bench(what.name())
             }
             Self::Cluster(task) => task.run(),

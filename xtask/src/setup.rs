@@ -27,6 +27,13 @@ const TOOLS: [(&str, &str, &str); 2] = [
     ("curl", "curl", "is a real client of the metadata service"),
 ];
 
+/// What the bench of the gate uses besides. (Where Debian starts a fresh nginx as a service, the bench does not use that
+/// one: it has its own, in its own network.)
+const LOAD_TOOLS: [(&str, &str, &str); 2] = [
+    ("wrk", "wrk", "asks as fast as it is answered"),
+    ("nginx", "nginx", "is what the gate is compared with"),
+];
+
 /// What builds the kernel programs. guard/build.rs reads it from the cache.
 struct Toolchain {
     cargo: PathBuf,
@@ -41,7 +48,7 @@ struct Toolchain {
 pub(crate) fn run() -> Result<()> {
     let started = Instant::now();
     compiler()?;
-    tools()?;
+    tools(&TOOLS)?;
     step("ready", &format!("in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -146,9 +153,14 @@ fn llvm_major(rustc: &Path) -> Result<String> {
     Ok(major.with_context(|| format!("{} does not tell its LLVM version", rustc.display()))?.to_owned())
 }
 
+/// What `bench gate` needs besides.
+pub(crate) fn load_tools() -> Result<()> {
+    tools(&LOAD_TOOLS)
+}
+
 /// Installs the tools that are not on the PATH.
-fn tools() -> Result<()> {
-    for (tool, package, why) in TOOLS {
+fn tools(tools: &[(&str, &str, &str)]) -> Result<()> {
+    for &(tool, package, why) in tools {
         if on_path(tool).is_none() {
             apt_install(&[package], &format!("`{tool}`, which {why}"))?;
         }

@@ -8,6 +8,7 @@
 mod datagram;
 mod hammer;
 mod handover;
+pub mod http;
 mod outcome;
 mod packet;
 mod staged;

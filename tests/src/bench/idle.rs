@@ -1,4 +1,3 @@
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -7,6 +6,7 @@ use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use super::host;
+use super::memory::Memory;
 use super::report::{Report, Verdict};
 use crate::agent::Agent;
 use crate::node::{Driver, Node, PodHandle, PodSpec, Qos};
@@ -51,9 +51,9 @@ pub fn idle() -> Result<bool> {
         sleep(WINDOW);
         Ok(())
     })?;
-    let memory = usage.memory()?;
+    let memory = Memory::of(agent.id())?;
     let scraped = usage.cpu_percent(|| scrape(&agent))?;
-    let memory_scraped = usage.memory()?;
+    let memory_scraped = Memory::of(agent.id())?;
 
     let mut report = Report::new(&["what", "measured", "target"]);
     let mib = |kib: f64| format!("{:.1} MiB", kib / 1024.0);
@@ -100,27 +100,17 @@ fn scrape(agent: &Agent) -> Result<()> {
     Ok(())
 }
 
-/// Reads what a process uses.
+/// Reads how much of a CPU a process uses.
 struct Usage {
-    process: u32,
     clock: ClockId,
-}
-
-/// In KiB.
-struct Memory {
-    resident: f64,
-    /// Without the pages of files, which the kernel can drop and share.
-    anonymous: f64,
-    peak: f64,
 }
 
 impl Usage {
     fn of(agent: &Agent) -> Result<Self> {
-        let process = agent.id();
-        let pid = Pid::from_raw(i32::try_from(process).context("a process id fits")?);
+        let pid = Pid::from_raw(i32::try_from(agent.id()).context("a process id fits")?);
         // utime and stime of /proc/PID/stat count in hundredths of a second: too coarse here.
         let clock = ClockId::pid_cpu_clock_id(pid).context("find the agent's CPU clock")?;
-        Ok(Self { process, clock })
+        Ok(Self { clock })
     }
 
     /// Does `work` and tells how much of one CPU the process used meanwhile.
@@ -133,16 +123,5 @@ impl Usage {
 
     fn cpu_time(&self) -> Result<Duration> {
         Ok(self.clock.now().context("read the agent's CPU clock")?.into())
-    }
-
-    fn memory(&self) -> Result<Memory> {
-        let path = format!("/proc/{}/status", self.process);
-        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let field = |name: &str| -> Result<f64> {
-            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let kib = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
-            kib.with_context(|| format!("no {name} in {path}"))
-        };
-        Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")?, peak: field("VmHWM")? })
     }
 }

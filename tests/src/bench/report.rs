@@ -12,6 +12,10 @@ pub(super) struct Report {
 pub(super) enum Verdict {
     Met,
     Missed,
+    /// Not as good as it should become; no failure.
+    NotReached,
+    /// Shown for comparison.
+    Unjudged,
 }
 
 impl Verdict {
@@ -20,10 +24,22 @@ impl Verdict {
         if measured <= target { Self::Met } else { Self::Missed }
     }
 
+    /// Judges by the least that is allowed. What is no number misses every target.
+    pub(super) fn at_least(target: f64, measured: f64) -> Self {
+        if measured >= target { Self::Met } else { Self::Missed }
+    }
+
+    /// The same for a target that is aimed at: to miss it is no failure.
+    pub(super) fn aimed(self) -> Self {
+        if self == Self::Missed { Self::NotReached } else { self }
+    }
+
     fn cell(self) -> Cell {
         match self {
             Self::Met => Cell::new("ok").fg(Color::Green),
             Self::Missed => Cell::new("MISSED").fg(Color::Red),
+            Self::NotReached => Cell::new("not reached").fg(Color::Yellow),
+            Self::Unjudged => Cell::new(""),
         }
     }
 }
@@ -68,9 +84,20 @@ mod tests {
     }
 
     #[test]
+    fn or_the_least_and_one_that_is_aimed_at_is_never_missed() {
+        assert_eq!(Verdict::at_least(1.0, 1.0), Verdict::Met);
+        for measured in [0.99, f64::NAN] {
+            assert_eq!(Verdict::at_least(1.0, measured), Verdict::Missed);
+            assert_eq!(Verdict::at_least(1.0, measured).aimed(), Verdict::NotReached);
+        }
+    }
+
+    #[test]
     fn one_missed_row_is_enough() {
         let mut report = Report::new(&["what", "measured"]);
         report.row(&["a".to_owned(), "1".to_owned()], Verdict::Met);
+        report.row(&["aimed".to_owned(), "0".to_owned()], Verdict::NotReached);
+        report.row(&["compared".to_owned(), "0".to_owned()], Verdict::Unjudged);
         assert!(report.print());
         report.row(&["b".to_owned(), "2".to_owned()], Verdict::Missed);
         report.row(&["c".to_owned(), "3".to_owned()], Verdict::Met);

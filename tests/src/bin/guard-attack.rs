@@ -9,9 +9,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use guard_tests::attack::{self, Blow, Target, Vector};
+use guard_tests::attack::http::Family;
+use guard_tests::attack::{self, Blow, Target, Vector, http};
 use guard_tests::simulator::{IMDS_V4, IMDS_V6};
 use serde::Serialize;
 
@@ -51,6 +52,17 @@ enum Command {
         #[command(flatten)]
         target: TargetArguments,
     },
+    /// Send HTTP as no honest client writes it, hundreds of requests at a time, all of them if none is named
+    Http {
+        names: Vec<String>,
+        #[arg(long, value_enum, default_value_t = Family::V4)]
+        family: Family,
+        /// Say what there is to name, and send nothing
+        #[arg(long)]
+        list: bool,
+        #[command(flatten)]
+        target: TargetArguments,
+    },
     /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
     GiveSocket,
 }
@@ -85,6 +97,8 @@ fn main() -> Result<()> {
         }
         Command::Hammer { kind, attempts, target } => print(&attack::hammer(kind, &target.into(), attempts)?),
         Command::Siege { vector, seconds, target } => siege(vector, seconds, &target.into()),
+        Command::Http { list: true, .. } => list(),
+        Command::Http { names, family, target, .. } => http(&names, family, &target.into()),
         Command::GiveSocket => attack::give_socket().context("hand a socket over"),
     }
 }
@@ -92,6 +106,33 @@ fn main() -> Result<()> {
 fn run(vectors: &[Vector], target: &Target) -> Result<()> {
     let vectors = if vectors.is_empty() { Vector::all() } else { vectors };
     vectors.iter().try_for_each(|vector| print(&vector.perform(target)))
+}
+
+fn list() -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    http::cases()
+        .iter()
+        .try_for_each(|case| writeln!(stdout, "{:50} {}", case.name, case.what).context("print"))
+}
+
+fn http(names: &[String], family: Family, target: &Target) -> Result<()> {
+    let mut cases = http::cases();
+    if let Some(unknown) = names.iter().find(|name| cases.iter().all(|case| case.name != **name)) {
+        bail!("no case is called {unknown}: `guard-attack http --list` says which there are");
+    }
+    cases.retain(|case| names.is_empty() || names.contains(&case.name));
+    let address = match family {
+        Family::V4 => (target.ipv4, target.port).into(),
+        Family::V6 => (target.ipv6, target.port).into(),
+        Family::Mapped => (target.ipv4.to_ipv6_mapped(), target.port).into(),
+    };
+    let mut printed = Ok(());
+    http::besiege(cases, address, |report| {
+        if printed.is_ok() {
+            printed = print(&report);
+        }
+    })?;
+    printed
 }
 
 fn siege(vector: Vector, seconds: Option<u64>, target: &Target) -> Result<()> {

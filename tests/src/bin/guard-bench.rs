@@ -16,6 +16,11 @@ enum Arguments {
     Connect,
     /// What the agent uses when nothing happens, with 250 pods
     Idle,
+    /// How fast the gate is, beside nginx, what a gate takes of memory, and how soon it answers in a new pod
+    Gate,
+    /// Ask IMDS until somebody answers, wherever this was started
+    #[command(hide = true)]
+    Knock,
     /// Make the calls that are measured, wherever this was started
     #[command(hide = true)]
     Worker,
@@ -25,6 +30,11 @@ fn main() -> Result<ExitCode> {
     let met = match Arguments::parse() {
         Arguments::Connect => bench::connect()?,
         Arguments::Idle => bench::idle()?,
+        Arguments::Gate => bench::gate()?,
+        Arguments::Knock => {
+            bench::knock()?;
+            true
+        }
         Arguments::Worker => {
             bench::serve()?;
             true

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -54,9 +55,18 @@ pub struct Node {
 impl Node {
     /// Makes a node whose IMDS answers version 1 as well as 2, and removes what dead tests left behind.
     pub fn new(driver: Driver) -> Result<Self> {
+        Self::with_endpoints(driver, &Endpoint::on_eks())
+    }
+
+    /// The same, but nobody listens where IMDS should be: whoever wants to may stand there, see [`Self::beyond`].
+    pub fn without_imds(driver: Driver) -> Result<Self> {
+        Self::with_endpoints(driver, &[])
+    }
+
+    fn with_endpoints(driver: Driver, endpoints: &[Endpoint]) -> Result<Self> {
         let tree = Tree::create()?;
         let network = Network::create()?;
-        let simulator = Simulator::start(Some(network.imds.clone()), &Endpoint::on_eks(), Versions::V1AndV2)?;
+        let simulator = Simulator::start(Some(network.imds.clone()), endpoints, Versions::V1AndV2)?;
         let guarded_root = tree.root.create(driver.guarded_root())?;
         for qos in [Qos::Burstable, Qos::BestEffort] {
             if let Some(class) = driver.class(qos) {
@@ -89,6 +99,11 @@ impl Node {
     /// Where processes run that the guard must never touch: on the node's network, beside the guarded root.
     pub fn outside(&self) -> &Place {
         &self.outside
+    }
+
+    /// Where IMDS is: its addresses are there, and the node's processes are not.
+    pub fn beyond(&self) -> Place {
+        self.outside.in_namespace(self.network.imds.clone())
     }
 
     /// The node's network namespace.
@@ -127,10 +142,11 @@ impl Node {
             None => self.guarded_root.clone(),
         };
         let cgroup = class.create(&self.driver.pod(qos, &entry.uid))?;
+        let began = Instant::now();
         let pause = entry.spec.has_pause.then(|| self.sandbox(&cgroup, &network.namespace)).transpose()?;
         let container =
             Place::new(cgroup.create(&self.driver.container(&entry.container_id))?, network.namespace);
-        Ok(PodHandle::new(cgroup, container, pause, entry, self.pods.clone()))
+        Ok(PodHandle::new(cgroup, container, pause, began, entry, self.pods.clone()))
     }
 
     /// Starts the process that holds a pod's network: the first in its cgroup, in a container that Kubernetes lists not.

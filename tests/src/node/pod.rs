@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -71,6 +72,7 @@ pub struct PodHandle {
     cgroup: Cgroup,
     container: Place,
     pause: Option<Process>,
+    began: Instant,
     addresses: Vec<IpAddr>,
     list: PodList,
 }
@@ -80,12 +82,13 @@ impl PodHandle {
         cgroup: Cgroup,
         container: Place,
         pause: Option<Process>,
+        began: Instant,
         entry: Entry,
         list: PodList,
     ) -> Self {
         let (uid, addresses) = (entry.uid.clone(), entry.addresses.clone());
         list.insert(entry);
-        Self { uid, cgroup, container, pause, addresses, list }
+        Self { uid, cgroup, container, pause, began, addresses, list }
     }
 
     /// Its uid, as Kubernetes writes it.
@@ -101,6 +104,11 @@ impl PodHandle {
     /// The process that holds its sandbox, if one does.
     pub fn pause(&self) -> Option<&Process> {
         self.pause.as_ref()
+    }
+
+    /// When the process that holds its sandbox was started.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// The addresses from which IMDS sees it; those of the node on the host's network.

@@ -60,7 +60,7 @@ impl Rules {
         }
         match *method {
             Method::PUT => self.token(path, headers, now),
-            Method::GET => match self.check_token(versions, headers, now) {
+            Method::GET | Method::HEAD => match self.check_token(versions, headers, now) {
                 Err(status) => Answer::refusal(status),
                 Ok(()) => document(path),
             },

@@ -6,6 +6,15 @@ use serde_json::json;
 /// The name of the node's IAM role.
 pub const NODE_ROLE: &str = "node-role";
 
+/// What stands in the answers that only credentials, identity or user-data have.
+pub const SECRETS: [&str; 5] = [
+    "ASIANODEROLE",
+    "simulated-node-secret",
+    "InstanceProfileArn",
+    "simulated-proof",
+    "/etc/eks/bootstrap.sh",
+];
+
 const ACCOUNT: &str = "123456789012";
 const REGION: &str = "eu-west-1";
 const ZONE: &str = "eu-west-1a";
@@ -27,6 +36,9 @@ enum Leaf {
 /// Every document below a version, by path, in order. The listings of folders follow from it.
 const LEAVES: &[(&str, Leaf)] = &[
     ("dynamic/instance-identity/document", Leaf::IdentityDocument),
+    ("dynamic/instance-identity/pkcs7", Leaf::Text("simulated-proof-pkcs7")),
+    ("dynamic/instance-identity/rsa2048", Leaf::Text("simulated-proof-rsa2048")),
+    ("dynamic/instance-identity/signature", Leaf::Text("simulated-proof-signature")),
     ("meta-data/ami-id", Leaf::Text(IMAGE)),
     ("meta-data/iam/info", Leaf::IamInfo),
     ("meta-data/iam/security-credentials/node-role", Leaf::Credentials),

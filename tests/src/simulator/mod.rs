@@ -7,6 +7,8 @@
 //! TCP fast open needs `net.ipv4.tcp_fastopen` in the simulator's namespace, which [`Node`](crate::Node) sets.
 
 mod answer;
+mod lenient;
+mod lines;
 mod metadata;
 mod record;
 mod serve;
@@ -24,8 +26,9 @@ use tokio::sync::oneshot;
 
 use crate::namespace::Namespace;
 use answer::Rules;
-pub use metadata::NODE_ROLE;
-pub use record::{Request, Seen, Traffic};
+pub use lenient::Key;
+pub use metadata::{NODE_ROLE, SECRETS};
+pub use record::{Line, Request, Seen, Traffic};
 use serve::{Opened, Shared};
 
 /// The IPv4 address of IMDS.

@@ -7,12 +7,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::Service;
+use super::lenient::Key;
 
 /// Everything that reached the simulator.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Every request that could be parsed, in the order of its answer.
     pub requests: Vec<Request>,
+    /// Every line, parsed or not, that a lenient server could take for a request of something that IMDS has.
+    pub lines: Vec<Line>,
     /// What went on with every peer, parsed or not.
     pub peers: BTreeMap<IpAddr, Traffic>,
 }
@@ -27,6 +30,18 @@ pub struct Request {
     /// The names of the headers, in lower case.
     pub headers: Vec<String>,
     pub status: u16,
+    /// What a lenient server would have served, whatever the status.
+    pub key: Key,
+}
+
+/// A line of what a peer sent, read as a request line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub service: Service,
+    pub peer: SocketAddr,
+    /// The target, cut short where it is long.
+    pub target: String,
+    pub key: Key,
 }
 
 /// What went on with one peer.
@@ -46,6 +61,11 @@ impl Seen {
         self.peers.get(&peer).copied().unwrap_or_default()
     }
 
+    /// What reached IMDS and can be read to ask for a secret, however it is spelled and whatever it was answered.
+    pub fn secrets_reached(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.service == Service::Imds && line.key.is_secret())
+    }
+
     /// Bytes of payload sent to anybody.
     pub fn bytes_sent(&self) -> u64 {
         self.peers.values().map(|traffic| traffic.bytes_sent).sum()
@@ -63,6 +83,10 @@ impl Record {
     pub(super) fn request(&self, request: Request) {
         self.write_line(&request);
         self.seen().requests.push(request);
+    }
+
+    pub(super) fn line(&self, line: Line) {
+        self.seen().lines.push(line);
     }
 
     /// Writes every request from now on into a file too.

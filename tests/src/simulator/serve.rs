@@ -19,11 +19,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::answer::{Answer, Rules, TOKEN_LIFETIME};
-use super::record::{Record, Request};
+use super::lenient::Key;
+use super::lines::Lines;
+use super::record::{Line, Record, Request};
 use super::{Endpoint, Service};
 
 /// How many connections may wait to be accepted: floods of attempts are part of the tests.
 const BACKLOG: i32 = 4096;
+
+/// So much of a target is kept in the record.
+const SHOWN: usize = 200;
 
 /// What all tasks of the simulator share.
 #[derive(Debug)]
@@ -87,7 +92,8 @@ async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>) {
 }
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, service: Service, shared: Arc<Shared>) {
-    let counted = Counted { stream, peer, shared: Arc::clone(&shared) };
+    let lines = Lines::default();
+    let counted = Counted { stream, peer, service, lines, shared: Arc::clone(&shared) };
     let handler = service_fn(move |request| {
         future::ready(Ok::<_, Infallible>(handle(&shared, service, peer, &request)))
     });
@@ -110,6 +116,7 @@ fn handle(
         path: path.to_owned(),
         headers: headers.keys().map(ToString::to_string).collect(),
         status: answer.status.as_u16(),
+        key: Key::of(path.as_bytes()),
     });
     response(answer)
 }
@@ -139,10 +146,13 @@ async fn echo(socket: UdpSocket, shared: Arc<Shared>) {
     }
 }
 
-/// A connection that writes down how many bytes it sent, also those of answers that hyper gives by itself.
+/// A connection that writes down how many bytes it sent, also those of answers that hyper gives by itself, and what
+/// came in that could be a request, also where hyper sees none.
 struct Counted {
     stream: TcpStream,
     peer: SocketAddr,
+    service: Service,
+    lines: Lines,
     shared: Arc<Shared>,
 }
 
@@ -152,7 +162,27 @@ impl AsyncRead for Counted {
         context: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.look(|lines, tell| lines.take(&buffer.filled()[before..], tell));
+        read
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.look(|lines, tell| lines.end(tell));
+    }
+}
+
+impl Counted {
+    /// Writes down the lines that `find` tells of.
+    fn look(&mut self, find: impl FnOnce(&mut Lines, &mut dyn FnMut(&[u8], Key))) {
+        let Self { service, peer, lines, shared, .. } = self;
+        find(lines, &mut |target, key| {
+            let target = String::from_utf8_lossy(&target[..target.len().min(SHOWN)]).into_owned();
+            shared.record.line(Line { service: *service, peer: *peer, target, key });
+        });
     }
 }
 
@@ -162,7 +192,7 @@ impl AsyncWrite for Counted {
         context: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, peer, shared } = &mut *self;
+        let Self { stream, peer, shared, .. } = &mut *self;
         shared.record.sending(
             peer.ip(),
             || Pin::new(stream).poll_write(context, bytes),
