@@ -45,6 +45,8 @@ enum Bench {
     Connect,
     /// What the agent uses when nothing happens, with 250 pods
     Idle,
+    /// How long the AWS SDKs look for credentials that they are denied, and what else can be done to them
+    Sdk,
 }
 
 impl Bench {
@@ -52,6 +54,7 @@ impl Bench {
         match self {
             Self::Connect => "connect",
             Self::Idle => "idle",
+            Self::Sdk => "sdk",
         }
     }
 }
@@ -69,7 +72,10 @@ fn main() -> ExitCode {
 impl Chore {
     fn run(self) -> Result<()> {
         match self {
-            Self::Setup => setup::run(),
+            Self::Setup => {
+                setup::run()?;
+                setup::sdk::run()
+            }
             Self::Demo => {
                 run::need_root("demo")?;
                 setup::run()?;
@@ -78,11 +84,15 @@ impl Chore {
             Self::Test { filter } => {
                 run::need_root("test")?;
                 setup::run()?;
+                setup::sdk::run()?;
                 run::test(filter.as_deref())
             }
             Self::Bench { what } => {
                 run::need_root(&format!("bench {}", what.name()))?;
                 setup::run()?;
+                if matches!(what, Bench::Sdk) {
+                    setup::sdk::run()?;
+                }
                 run::bench(what.name())
             }
             Self::Cluster(task) => task.run(),

@@ -54,9 +54,18 @@ pub struct Node {
 impl Node {
     /// Makes a node whose IMDS answers version 1 as well as 2, and removes what dead tests left behind.
     pub fn new(driver: Driver) -> Result<Self> {
+        Self::with(driver, &Endpoint::on_eks())
+    }
+
+    /// The same with nothing behind the addresses of IMDS: whoever connects is refused.
+    pub fn without_imds(driver: Driver) -> Result<Self> {
+        Self::with(driver, &[])
+    }
+
+    fn with(driver: Driver, endpoints: &[Endpoint]) -> Result<Self> {
         let tree = Tree::create()?;
         let network = Network::create()?;
-        let simulator = Simulator::start(Some(network.imds.clone()), &Endpoint::on_eks(), Versions::V1AndV2)?;
+        let simulator = Simulator::start(Some(network.imds.clone()), endpoints, Versions::V1AndV2)?;
         let guarded_root = tree.root.create(driver.guarded_root())?;
         for qos in [Qos::Burstable, Qos::BestEffort] {
             if let Some(class) = driver.class(qos) {
@@ -94,6 +103,11 @@ impl Node {
     /// The node's network namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.network.node
+    }
+
+    /// Loses every packet to IMDS from now on, without a word to whoever sent it.
+    pub fn lose_packets_to_imds(&self) -> Result<()> {
+        self.network.lose_packets_to_imds()
     }
 
     /// Where cgroup v2 is mounted.

@@ -1,0 +1,25 @@
+// The AWS SDK for JavaScript, looking for credentials or for the region as an application does.
+
+const { fromNodeProviderChain } = require("@aws-sdk/credential-providers");
+const { loadConfig, NODE_REGION_CONFIG_FILE_OPTIONS, NODE_REGION_CONFIG_OPTIONS } = require("@smithy/core/config");
+
+const lookUps = {
+  credentials: async () => (await fromNodeProviderChain()()).accessKeyId,
+  // What every client of the SDK does that is given no region.
+  region: loadConfig(NODE_REGION_CONFIG_OPTIONS, NODE_REGION_CONFIG_FILE_OPTIONS),
+};
+
+async function main() {
+  const started = performance.now();
+  let found = null;
+  let error = null;
+  try {
+    found = await lookUps[process.argv[2]]();
+  } catch (thrown) {
+    error = String(thrown);
+  }
+  const milliseconds = performance.now() - started;
+  console.log(JSON.stringify({ found, error, milliseconds }));
+}
+
+main();
