@@ -3,6 +3,7 @@
 //! ```text
 //! connect   a worker in every place ── the same calls in turn ──▶ what each place pays ──▶ report
 //! idle      250 pods, nothing happens ── the agent's memory and CPU ─────────────────────▶ report
+//! sdk       AWS SDKs in pods whose requests are answered, refused, lost, denied ─────────▶ report
 //! ```
 //!
 //! A bench measures, prints and judges by the targets that it names itself. It changes nothing that it measures.
@@ -13,8 +14,10 @@ mod host;
 mod idle;
 mod report;
 mod rounds;
+mod sdk;
 mod worker;
 
 pub use connect::connect;
 pub use idle::idle;
+pub use sdk::sdk;
 pub use worker::serve;

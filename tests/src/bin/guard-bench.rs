@@ -16,6 +16,8 @@ enum Arguments {
     Connect,
     /// What the agent uses when nothing happens, with 250 pods
     Idle,
+    /// How long the AWS SDKs look for credentials that they are denied, and what else can be done to them
+    Sdk,
     /// Make the calls that are measured, wherever this was started
     #[command(hide = true)]
     Worker,
@@ -25,6 +27,7 @@ fn main() -> Result<ExitCode> {
     let met = match Arguments::parse() {
         Arguments::Connect => bench::connect()?,
         Arguments::Idle => bench::idle()?,
+        Arguments::Sdk => bench::sdk()?,
         Arguments::Worker => {
             bench::serve()?;
             true

@@ -118,11 +118,8 @@ impl Sdk {
                 look_up_with_own(command, place)
             }
             Client::AwsCli(program) => {
-                let command = || {
-                    let mut command = aws_cli::command(program);
-                    confine(&mut command, what, family, home.path());
-                    command
-                };
+                let mut command = aws_cli::command(program);
+                confine(&mut command, what, family, home.path());
                 aws_cli::look_up(command, place)
             }
         };
