@@ -73,17 +73,44 @@ fn expect_nothing_at_once(sdk: &Sdk, what: What, family: Family, place: &Place) 
     Ok(fastest)
 }
 
+/// IMDS was never asked for credentials, by whomever.
+fn expect_no_credentials_left(node: &Node) -> Result<()> {
+    let seen = node.simulator().seen();
+    let asked = seen.requests.iter().find(|request| request.path.contains("security-credentials"));
+    ensure!(asked.is_none(), "{asked:?}");
+    Ok(())
+}
+
 #[test]
 fn without_a_guard_every_sdk_finds_everything() -> Result<()> {
     let node = Node::new(Driver::Systemd)?;
     node.simulator().serve_versions(Versions::V2Only);
     let pod = node.pod(PodSpec::new("shop", "cart"))?;
     for what in [What::Credentials, What::Region] {
-        each(what, |sdk, family| expect_found(sdk, what, family, &pod))?;
+        each(what, |sdk, family| {
+            node.simulator().forget();
+            let looked_up = expect_found(sdk, what, family, &pod)?;
+            let requests = node.simulator().seen().requests;
+            let asked: Vec<String> = requests
+                .iter()
+                .map(|asked| format!("{} {} {}", asked.method, asked.path, asked.status))
+                .collect();
+            ensure!(asked.iter().any(|asked| asked == "PUT /latest/api/token 200"), "{asked:?}");
+            println!("{asked:?}");
+            Ok(looked_up)
+        })?;
     }
-    let seen = node.simulator().seen();
-    let tokens = seen.requests.iter().filter(|request| request.method == "PUT" && request.status == 200);
-    ensure!(tokens.count() > 0, "no SDK asked for a token");
+    Ok(())
+}
+
+#[test]
+fn an_answer_of_403_ends_every_look_up_at_once() -> Result<()> {
+    let node = Node::new(Driver::Cgroupfs)?;
+    node.simulator().serve_versions(Versions::Off);
+    let pod = node.pod(PodSpec::new("shop", "cart"))?;
+    for what in [What::Credentials, What::Region] {
+        each(what, |sdk, family| expect_nothing_at_once(sdk, what, family, &pod))?;
+    }
     Ok(())
 }
 
@@ -96,7 +123,7 @@ fn a_denied_pod_learns_it_at_once() -> Result<()> {
     for what in [What::Credentials, What::Region] {
         each(what, |sdk, family| expect_nothing_at_once(sdk, what, family, &pod))?;
     }
-    ensure!(node.simulator().seen().requests.is_empty(), "{:?}", node.simulator().seen());
+    expect_no_credentials_left(&node)?;
     agent.stop()
 }
 
@@ -108,6 +135,7 @@ fn a_filtered_pod_learns_the_region_and_gets_no_credentials() -> Result<()> {
     agent.wait_ready(READY)?;
     each(What::Region, |sdk, family| expect_found(sdk, What::Region, family, &pod))?;
     each(What::Credentials, |sdk, family| expect_nothing_at_once(sdk, What::Credentials, family, &pod))?;
+    expect_no_credentials_left(&node)?;
     agent.stop()
 }
 

@@ -6,15 +6,21 @@ const { loadConfig, NODE_REGION_CONFIG_FILE_OPTIONS, NODE_REGION_CONFIG_OPTIONS 
 const lookUps = {
   credentials: async () => (await fromNodeProviderChain()()).accessKeyId,
   // What every client of the SDK does that is given no region.
-  region: loadConfig(NODE_REGION_CONFIG_OPTIONS, NODE_REGION_CONFIG_FILE_OPTIONS),
+  region: () => loadConfig(NODE_REGION_CONFIG_OPTIONS, NODE_REGION_CONFIG_FILE_OPTIONS)(),
 };
 
 async function main() {
+  const lookUp = lookUps[process.argv[2]];
+  // Modules that the SDK loads when it is first used are part of the start-up: once it looks without asking IMDS.
+  process.env.AWS_EC2_METADATA_DISABLED = "true";
+  await lookUp().catch(() => {});
+  delete process.env.AWS_EC2_METADATA_DISABLED;
+
   const started = performance.now();
   let found = null;
   let error = null;
   try {
-    found = await lookUps[process.argv[2]]();
+    found = await lookUp();
   } catch (thrown) {
     error = String(thrown);
   }
