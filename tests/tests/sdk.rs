@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use guard_tests::sdk::{Family, LookUp, Sdk, Tools, What};
 use guard_tests::simulator::Versions;
 use guard_tests::{Agent, Driver, Node, Place, PodSpec};
@@ -26,8 +26,8 @@ const ALLOW_ALL: &str = "version: 1\nenforce: all\ndefault: { imds: allow }\n";
 const READY: Duration = Duration::from_secs(20);
 /// How long an SDK may look for what it is denied.
 const GIVES_UP_WITHIN: Duration = Duration::from_millis(100);
-/// A machine that is busy with something else is slow once or twice, not every time.
-const TRIES: usize = 3;
+/// A machine that is busy with something else is slow a few times, not every time.
+const TRIES: usize = 8;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const NODE_ROLE_KEY: &str = "ASIANODEROLE00000000";
@@ -61,16 +61,17 @@ fn expect_nothing(sdk: &Sdk, what: What, family: Family, place: &Place) -> Resul
     Ok(looked_up)
 }
 
-/// Nothing is found, however often it is tried, and the fastest try tells how long an SDK looks.
+/// Nothing is found, however often it is tried, and one of the tries is as short as it should be.
 fn expect_nothing_at_once(sdk: &Sdk, what: What, family: Family, place: &Place) -> Result<LookUp> {
-    let mut fastest: Option<LookUp> = None;
+    let mut slow = Vec::new();
     for _ in 0..TRIES {
         let tried = expect_nothing(sdk, what, family, place)?;
-        fastest = Some(fastest.filter(|fastest| fastest.took <= tried.took).unwrap_or(tried));
+        if tried.took <= GIVES_UP_WITHIN {
+            return Ok(tried);
+        }
+        slow.push(tried);
     }
-    let fastest = fastest.context("nothing was tried")?;
-    ensure!(fastest.took <= GIVES_UP_WITHIN, "the fastest of {TRIES} tries: {fastest:?}");
-    Ok(fastest)
+    bail!("none of {TRIES} tries ended within {GIVES_UP_WITHIN:?}: {slow:?}")
 }
 
 /// IMDS was never asked for credentials, by whomever.

@@ -11,7 +11,7 @@ const lookUps = {
 
 async function main() {
   const lookUp = lookUps[process.argv[2]];
-  // Modules that the SDK loads when it is first used are part of the start-up: once it looks without asking IMDS.
+  // What the SDK loads when it is first used is part of the start-up: once it looks without asking IMDS.
   process.env.AWS_EC2_METADATA_DISABLED = "true";
   await lookUp().catch(() => {});
   delete process.env.AWS_EC2_METADATA_DISABLED;
