@@ -5,7 +5,9 @@
 //!             │
 //!   Agent ────┼──── the real `imds-guard` binary, and what it reports
 //!             │
-//!    pods ────┴──── attack (what a pod tries) ──▶ Simulator (what IMDS saw of it)
+//!    pods ────┼──── attack (what a pod tries) ──▶ Simulator (what IMDS saw of it)
+//!             │                                      ▲
+//!             └──── sdk (what an application does) ───┘
 //! ```
 //!
 //! Nothing here is part of the product, and nothing stands in for the kernel: cgroups, namespaces, sockets and
@@ -23,6 +25,7 @@ pub mod node;
 mod place;
 pub mod process;
 mod random;
+pub mod sdk;
 pub mod simulator;
 mod wait;
 

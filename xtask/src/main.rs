@@ -47,6 +47,8 @@ enum Bench {
     Idle,
     /// How fast the gate is, beside nginx, what a gate takes of memory, and how soon it answers in a new pod
     Gate,
+    /// How long the AWS SDKs look for credentials that they are denied, and what else can be done to them
+    Sdk,
 }
 
 impl Bench {
@@ -55,6 +57,7 @@ impl Bench {
             Self::Connect => "connect",
             Self::Idle => "idle",
             Self::Gate => "gate",
+            Self::Sdk => "sdk",
         }
     }
 }
@@ -72,7 +75,10 @@ fn main() -> ExitCode {
 impl Chore {
     fn run(self) -> Result<()> {
         match self {
-            Self::Setup => setup::run(),
+            Self::Setup => {
+                setup::run()?;
+                setup::sdk::run()
+            }
             Self::Demo => {
                 run::need_root("demo")?;
                 setup::run()?;
@@ -81,13 +87,16 @@ impl Chore {
             Self::Test { filter } => {
                 run::need_root("test")?;
                 setup::run()?;
+                setup::sdk::run()?;
                 run::test(filter.as_deref())
             }
             Self::Bench { what } => {
                 run::need_root(&format!("bench {}", what.name()))?;
                 setup::run()?;
-                if let Bench::Gate = what {
-                    setup::load_tools()?;
+                match what {
+                    Bench::Gate => setup::load_tools()?,
+                    Bench::Sdk => setup::sdk::run()?,
+                    Bench::Connect | Bench::Idle => {}
                 }
                 run::bench(what.name())
             }

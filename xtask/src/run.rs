@@ -77,7 +77,7 @@ fn counted(result: &str, what: &str) -> u64 {
 }
 
 pub(crate) fn bench(what: &str) -> Result<()> {
-    let built = Built::release(&["imds-guard", "guard-tests"])?;
+    let built = Built::release(&["imds-guard", "guard-tests", "aws-client"])?;
     run(Command::new(built.program("guard-bench"))
         .arg(what)
         .env("IMDS_GUARD_BIN", built.program("imds-guard")))

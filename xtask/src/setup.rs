@@ -3,6 +3,8 @@
 //! What is there comes first: a rustup nightly with the standard library's source and a bpf-linker. Else it is Debian's
 //! packages (a compiler with a ready `core` for BPF, and its LLVM) and a bpf-linker built with that LLVM into the cache.
 
+pub(crate) mod sdk;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},

@@ -21,6 +21,8 @@ enum Arguments {
     /// Ask IMDS until somebody answers, wherever this was started
     #[command(hide = true)]
     Knock,
+    /// How long the AWS SDKs look for credentials that they are denied, and what else can be done to them
+    Sdk,
     /// Make the calls that are measured, wherever this was started
     #[command(hide = true)]
     Worker,
@@ -35,6 +37,7 @@ fn main() -> Result<ExitCode> {
             bench::knock()?;
             true
         }
+        Arguments::Sdk => bench::sdk()?,
         Arguments::Worker => {
             bench::serve()?;
             true

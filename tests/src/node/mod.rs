@@ -111,6 +111,11 @@ impl Node {
         &self.network.node
     }
 
+    /// Loses every packet to IMDS from now on, without a word to whoever sent it.
+    pub fn lose_packets_to_imds(&self) -> Result<()> {
+        self.network.lose_packets_to_imds()
+    }
+
     /// Where cgroup v2 is mounted.
     pub fn cgroup_mount(&self) -> &Path {
         &self.tree.mount

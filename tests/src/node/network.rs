@@ -105,6 +105,12 @@ impl Network {
         Ok(PodNetwork { namespace, addresses })
     }
 
+    /// Sends what is for IMDS to a hardware address that nobody has.
+    pub(super) fn lose_packets_to_imds(&self) -> Result<()> {
+        let nobody = "lladdr 02:00:00:00:00:ff dev uplink nud permanent";
+        ip(&self.node, &format!("neigh replace {GATEWAY_V4} {nobody}\nneigh replace {GATEWAY_V6} {nobody}\n"))
+    }
+
     /// The addresses from which the node itself, and so every hostNetwork pod, reaches IMDS.
     pub(super) fn node_addresses() -> Vec<IpAddr> {
         vec![NODE_V4.into(), NODE_V6.into()]

@@ -55,12 +55,13 @@ const LEAVES: &[(&str, Leaf)] = &[
 ];
 
 /// The document or folder listing at a path below the version (`meta-data/mac`, `meta-data/`); `None` if there is
-/// nothing. A folder is found with and without its closing slash, a document only without.
+/// nothing. Both are found with and without a closing slash: boto3 asks for the availability zone with one.
 pub(super) fn look_up(path: &str) -> Option<String> {
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
     if let Some((_, leaf)) = LEAVES.iter().find(|(name, _)| *name == path) {
         return Some(leaf.text());
     }
-    list(path.strip_suffix('/').filter(|folder| !folder.is_empty()).unwrap_or(path))
+    list(path)
 }
 
 /// The names in a folder, one a line, folders with a closing slash; `None` if there is no such folder.
@@ -136,13 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_list_their_children_once() {
+    fn folders_list_their_children_once_and_a_closing_slash_changes_nothing() {
         let cases = [
             ("", "dynamic/\nmeta-data/\nuser-data"),
             ("meta-data/iam/", "info\nsecurity-credentials/"),
             ("meta-data/iam", "info\nsecurity-credentials/"),
             ("meta-data/iam/security-credentials/", NODE_ROLE),
             ("meta-data/placement/", "availability-zone\nregion"),
+            ("meta-data/placement/availability-zone/", ZONE),
         ];
         for (path, expected) in cases {
             assert_eq!(look_up(path).as_deref(), Some(expected), "{path:?}");
@@ -153,7 +155,7 @@ mod tests {
     fn what_is_absent_is_not_found() {
         for path in [
             "meta-data/nothing",
-            "meta-data/mac/",
+            "meta-data/mac//",
             "meta-data//mac",
             "meta-dat",
             "/",

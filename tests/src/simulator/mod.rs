@@ -7,6 +7,7 @@
 //! TCP fast open needs `net.ipv4.tcp_fastopen` in the simulator's namespace, which [`Node`](crate::Node) sets.
 
 mod answer;
+mod hop_limit;
 mod lenient;
 mod lines;
 mod metadata;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::namespace::Namespace;
 use answer::Rules;
+use hop_limit::HopLimit;
 pub use lenient::Key;
 pub use metadata::{NODE_ROLE, SECRETS};
 pub use record::{Line, Request, Seen, Traffic};
@@ -92,7 +94,11 @@ pub struct Simulator {
 impl Simulator {
     /// Starts on a thread of its own, inside `namespace` if one is given, and returns once it listens everywhere.
     pub fn start(namespace: Option<Namespace>, endpoints: &[Endpoint], versions: Versions) -> Result<Self> {
-        let shared = Arc::new(Shared { rules: Rules::new(versions), record: record::Record::default() });
+        let shared = Arc::new(Shared {
+            rules: Rules::new(versions),
+            record: record::Record::default(),
+            hop_limit_of_tokens: HopLimit::default(),
+        });
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = mpsc::channel();
         let (wanted, thread_shared) = (endpoints.to_vec(), Arc::clone(&shared));
@@ -125,6 +131,12 @@ impl Simulator {
     /// Changes which versions of IMDS are answered from now on.
     pub fn serve_versions(&self, versions: Versions) {
         self.shared.rules.serve_versions(versions);
+    }
+
+    /// Lets the answers with session tokens get so many hops far from now on: with 1, as EC2 has it unless told
+    /// otherwise, they reach the node and are lost on the way to its pods.
+    pub fn set_hop_limit_of_tokens(&self, hops: u8) {
+        self.shared.hop_limit_of_tokens.set(hops);
     }
 
     /// Everything that reached the simulator since it started or last forgot.

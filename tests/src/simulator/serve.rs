@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::answer::{Answer, Rules, TOKEN_LIFETIME};
+use super::hop_limit::HopLimit;
 use super::lenient::Key;
 use super::lines::Lines;
 use super::record::{Line, Record, Request};
@@ -35,6 +36,7 @@ const SHOWN: usize = 200;
 pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) record: Record,
+    pub(super) hop_limit_of_tokens: HopLimit,
 }
 
 /// The sockets of one endpoint, open but not yet served.
@@ -93,20 +95,21 @@ async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>) {
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, service: Service, shared: Arc<Shared>) {
     let lines = Lines::default();
+    let limited = shared.hop_limit_of_tokens.prepare(&stream, peer);
+    let limited = limited.expect("a connection can have a second descriptor");
     let counted = Counted { stream, peer, service, lines, shared: Arc::clone(&shared) };
     let handler = service_fn(move |request| {
-        future::ready(Ok::<_, Infallible>(handle(&shared, service, peer, &request)))
+        let answer = handle(&shared, service, peer, &request);
+        if let (Some(limited), Some(_)) = (&limited, answer.token_lifetime) {
+            limited.impose().expect("a connection takes a hop limit");
+        }
+        future::ready(Ok::<_, Infallible>(response(answer)))
     });
     // A client that goes away in the middle is what a cut connection looks like; the record says how far it got.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(counted), handler).await;
 }
 
-fn handle(
-    shared: &Shared,
-    service: Service,
-    peer: SocketAddr,
-    request: &HttpRequest<Incoming>,
-) -> Response<Full<Bytes>> {
+fn handle(shared: &Shared, service: Service, peer: SocketAddr, request: &HttpRequest<Incoming>) -> Answer {
     let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
     let answer = shared.rules.answer(service, method, path, headers, Instant::now());
     shared.record.request(Request {
@@ -118,7 +121,7 @@ fn handle(
         status: answer.status.as_u16(),
         key: Key::of(path.as_bytes()),
     });
-    response(answer)
+    answer
 }
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {
