@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::namespace::Namespace;
 use answer::Rules;
+pub use answer::resolve;
 pub use metadata::NODE_ROLE;
 pub use record::{Request, Seen, Traffic};
 use serve::{Opened, Shared};
