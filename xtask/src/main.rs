@@ -1,6 +1,7 @@
 //! The chores of imds-guard. `cargo xtask --help` lists them.
 
 mod cluster;
+mod fuzz;
 mod image;
 mod run;
 mod setup;
@@ -37,6 +38,12 @@ enum Chore {
     Image { folder: PathBuf },
     /// Check format, lints and warnings, the kernel programs' too
     Lint,
+    /// Look for a request that the agent reads in another way than the metadata service
+    Fuzz {
+        /// For how long, once it is built
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -109,6 +116,7 @@ impl Chore {
                 setup::run()?;
                 run::lint()
             }
+            Self::Fuzz { seconds } => fuzz::fuzz(seconds),
         }
     }
 }

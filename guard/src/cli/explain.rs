@@ -9,13 +9,18 @@ use clap::Args;
 use guard_common::{Mode, Verdict};
 use http_body_util::BodyExt;
 use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
 
 use super::{client, style};
 use crate::{
     agent::Explained,
     endpoints::Endpoints,
-    policy::{self, EnforceTrace, Explanation, Fate, Mismatch, Outcome, RuleTrace, SelectorTrace},
+    imds::Method,
+    policy::{
+        self, EnforceTrace, Explanation, Fate, Mismatch, Outcome, RequestTrace, RuleTrace, SelectorTrace,
+    },
     sinks::api::EXPLAIN,
+    text::escape,
     workload::{Labels, Workload},
 };
 
@@ -80,6 +85,14 @@ pub(super) struct Explain {
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Vec<String>,
 
+    /// Also say whether a request for this path of the metadata service would be answered
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+
+    /// The method of that request
+    #[arg(long, value_name = "METHOD", default_value = "GET", requires = "path", value_parser = method)]
+    method: Method,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -91,16 +104,31 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+fn method(text: &str) -> Result<Method, String> {
+    text.to_uppercase().parse().map_err(|_| format!("`{text}` is not a method of HTTP"))
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<RequestTrace>,
+}
+
 impl Explain {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let explained = match &self.pod {
             Some(pod) => ask(&self.socket, pod)?,
             None => self.explain()?,
         };
+        let explanation = &explained.explanation;
+        let request = self.path.as_ref().and_then(|path| explanation.request(path, &self.method));
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&explained.explanation)?);
+            println!("{}", serde_json::to_string_pretty(&Answer { explanation, request })?);
         } else {
-            print!("{}", readable(&explained)?);
+            print!("{}", readable(&explained, request.as_ref())?);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -149,21 +177,37 @@ fn ask(socket: &Path, pod: &str) -> anyhow::Result<Explained> {
     serde_json::from_slice(&body).context("read what the agent answers")
 }
 
-fn readable(explained: &Explained) -> Result<String, fmt::Error> {
+fn readable(explained: &Explained, request: Option<&RequestTrace>) -> Result<String, fmt::Error> {
     let Explained { workload, explanation, help } = explained;
     let mut text = String::new();
     writeln!(text, "{}/{}\n", workload.namespace, workload.service_account)?;
-    for Outcome { endpoint, verdict, rule, .. } in &explanation.outcomes {
+    for Outcome { endpoint, verdict, rule, filter } in &explanation.outcomes {
         let outcome = style::outcome(verdict.as_str(), explanation.mode.as_str());
-        writeln!(text, "  {endpoint:13} {outcome} by the rule `{rule}`")?;
+        let filter = filter.as_ref().map_or(String::new(), |filter| format!(": {filter}"));
+        writeln!(text, "  {endpoint:13} {outcome} by the rule `{rule}`{filter}")?;
+    }
+    if let Some(request) = request {
+        write_request(&mut text, request, explanation.mode)?;
     }
     write_mode(&mut text, explanation)?;
     write_rules(&mut text, explanation)?;
-    let denied = explanation.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Deny);
+    let denied = explanation.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Allow);
     if let (true, Some(help)) = (denied, help) {
         writeln!(text, "\nHelp for those who are denied: {help}")?;
     }
     Ok(text)
+}
+
+fn write_request(text: &mut String, request: &RequestTrace, mode: Mode) -> fmt::Result {
+    let RequestTrace { method, target, path, class, allowed, needs_token, rule, because } = request;
+    writeln!(text, "\nRequest: {method} {}", escape(target.as_bytes()))?;
+    if let (Some(path), Some(class)) = (path, class) {
+        writeln!(text, "  {:13} {path}, of the class `{class}`", "asks for")?;
+    }
+    let verdict = if *allowed { Verdict::Allow } else { Verdict::Deny };
+    let outcome = style::outcome(verdict.as_str(), mode.as_str());
+    let token = if *needs_token { ", with a session token (IMDSv2) only" } else { "" };
+    writeln!(text, "  {:13} {outcome}{token}: the rule `{rule}` {because}", "outcome")
 }
 
 fn write_mode(text: &mut String, explanation: &Explanation) -> fmt::Result {

@@ -16,6 +16,8 @@ pub(super) fn table(header: &[&str]) -> Table {
 pub(super) fn outcome(verdict: &str, mode: &str) -> &'static str {
     match (verdict, mode) {
         ("allow", _) => "allowed",
+        ("filter", "audit") => "would be filtered",
+        ("filter", _) => "filtered",
         (_, "audit") => "would be denied",
         _ => "denied",
     }

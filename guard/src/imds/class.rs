@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::Serialize;
+
 use super::MetadataPath;
 
 /// What a path gives away. docs/policy.md has the table of all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The session token of `IMDSv2`.
     Token,

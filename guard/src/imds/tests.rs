@@ -1,5 +1,8 @@
 //! Tables of requests: what each means, and which filter lets it through.
 
+#[path = "../../../fuzz/property.rs"]
+mod property;
+
 use super::{Class, Filter, Item, ItemError, MetadataPath, Method, PathError, Tokens};
 
 fn path(target: &str) -> MetadataPath {
@@ -66,6 +69,67 @@ fn a_target_has_one_canonical_path() {
         assert_eq!(found, expected, "{name}");
         if let Ok(parsed) = &parsed {
             assert_eq!(MetadataPath::parse(parsed.canonical()).as_ref(), Ok(parsed), "{name}");
+        }
+    }
+}
+
+/// A filter and the simulator must agree about whatever a client makes up. `cargo xtask fuzz` tries many more.
+#[test]
+fn nothing_hostile_leads_past_a_filter() {
+    let folders = [
+        "/latest/",
+        "//latest//",
+        "/latest/meta-data/placement/",
+        "/latest/meta-data/placement/region",
+        "/1.0/",
+    ];
+    let detours = [
+        "",
+        "/",
+        "/.",
+        "/..",
+        "/../",
+        "../",
+        "%2e%2e/",
+        "..%2f",
+        "..%5c",
+        "..;/",
+        "%252e%252e/",
+        "?",
+        "#",
+        "%3f",
+        "%00",
+        "%",
+        "\\",
+        "%0d%0a",
+        "+",
+        "%20",
+        "*",
+        ".%2e/",
+        "/x/../..//",
+        "../../latest/",
+        "../../../",
+    ];
+    let wanted = [
+        "user-data",
+        "USER-DATA",
+        "us%65r-data",
+        "meta-data/iam/security-credentials/node-role",
+        "meta-data/iam/info",
+        "dynamic/instance-identity/pkcs7",
+        "dynamic/instance-identity/document",
+        "meta-data/placement/region",
+        "meta-data/placement/availability-zone",
+        "api/token",
+        "",
+    ];
+    for folder in folders {
+        for detour in detours {
+            for document in wanted {
+                property::holds(&format!("{folder}{detour}{document}"));
+                property::holds(&format!("{folder}{document}{detour}"));
+                property::holds(&format!("{detour}{folder}{document}"));
+            }
         }
     }
 }

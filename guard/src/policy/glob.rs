@@ -16,6 +16,11 @@ impl Glob {
         !self.0.is_empty() && self.0.bytes().all(|byte| byte == b'*')
     }
 
+    /// Whether it matches one text alone.
+    pub(super) fn is_literal(&self) -> bool {
+        !self.0.contains('*')
+    }
+
     /// Whether it matches the whole of `text`, in at most `pattern × text` steps: only the last `*` is ever tried
     /// again, since whatever an earlier one could still take, the last one can take as well.
     pub(super) fn matches(&self, text: &str) -> bool {

@@ -7,12 +7,13 @@ use super::{
     Enforce, Permission, Problem, Selector,
     draft::{Draft, RuleDraft, Sited},
 };
+use crate::{endpoints::Endpoints, workload::Workload};
 
 /// From how many days before its end a rule is reported.
 const NOTICE_DAYS: i32 = 30;
 
 /// Adds the warnings to the errors. Of what an error has left incomplete, nothing is said.
-pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
+pub(super) fn check(draft: &Draft, endpoints: &Endpoints, today: Date, problems: &mut Vec<Problem>) {
     if !problems.iter().any(Problem::is_error) {
         problems.extend(enforces_nothing(draft));
     }
@@ -20,6 +21,7 @@ pub(super) fn check(draft: &Draft, today: Date, problems: &mut Vec<Problem>) {
     for (place, &rule) in rules.iter().enumerate() {
         problems.extend(expiry(rule, today));
         problems.extend(tenants_widen(rule));
+        problems.extend(lets_a_proxy_through(rule, endpoints.id(Endpoints::IMDS)));
         problems.extend(unreachable(rule, &rules[..place]));
     }
 }
@@ -68,6 +70,46 @@ fn tenants_widen(rule: &RuleDraft) -> Option<Problem> {
     );
     let remedy = "add what tenants do not write: `namespaces`, `namespaceLabels` or `serviceAccounts`";
     Some(Problem::warning(selector.place.clone(), message, remedy))
+}
+
+/// A proxy of a node that takes up other pods' connections without their knowing: what it sends on is its own to the
+/// kernel.
+struct Proxy {
+    namespace: &'static str,
+    name: &'static str,
+    /// Whether the namespace is there for it. Others hold much else: all of `kube-system` does not mean the proxy.
+    owns_namespace: bool,
+}
+
+const PROXIES: [Proxy; 2] = [
+    Proxy { namespace: "istio-system", name: "ztunnel", owns_namespace: true },
+    Proxy { namespace: "kube-system", name: "cilium-envoy", owns_namespace: false },
+];
+
+/// Whoever may use such a proxy has what the proxy has.
+fn lets_a_proxy_through(rule: &RuleDraft, imds: Option<EndpointId>) -> Option<Problem> {
+    let selector = rule.selector.as_ref()?;
+    if rule.verdicts.of(imds?).is_none_or(|permission| *permission == Permission::Deny) {
+        return None;
+    }
+    let points_at = |proxy: &&Proxy| selector.value.points_at(&proxy.workload(), proxy.owns_namespace);
+    let Proxy { namespace, name, .. } = PROXIES.iter().find(points_at)?;
+    let message =
+        format!("this rule lets `{namespace}/{name}` reach IMDS, and with it every pod that it serves");
+    let remedy =
+        "leave the proxy out: it needs no credentials of the node, and its pods' requests bear its name";
+    Some(Problem::warning(selector.place.clone(), message, remedy))
+}
+
+impl Proxy {
+    fn workload(&self) -> Workload {
+        Workload {
+            namespace: self.namespace.to_owned(),
+            service_account: self.name.to_owned(),
+            owners: vec![format!("daemonset/{}", self.name)],
+            ..Workload::default()
+        }
+    }
 }
 
 /// Whether a rule gives anybody anything. A filter does: without the rule, its pods would have what comes after.

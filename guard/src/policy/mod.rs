@@ -12,6 +12,7 @@ mod explain;
 mod glob;
 mod lint;
 mod node;
+mod request;
 mod rule;
 mod selector;
 mod source;
@@ -28,6 +29,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     diagnostics::{Place, Problem, Related, Severity, render},
     explain::{EnforceTrace, Explanation, Fate, Outcome, RuleTrace, SelectorTrace},
+    request::RequestTrace,
     rule::{Enforce, Permission, Rule, RuleName, Ruled, Verdicts},
     selector::{Mismatch, Selector},
     source::{ReadError, SourceFile, is_policy_name, read},
@@ -73,7 +75,7 @@ pub fn parse(files: &[SourceFile], endpoints: &Endpoints, today: Date) -> Parsed
     });
     let drafts = drafts.collect();
     let draft = draft::Draft::merge(drafts, &mut problems);
-    lint::check(&draft, today, &mut problems);
+    lint::check(&draft, endpoints, today, &mut problems);
     let refused = problems.iter().any(Problem::is_error);
     let policy = if refused { None } else { Some(draft.into_policy(endpoints.clone(), sha256(files))) };
     let order = |place: &Place| files.iter().position(|file| file.name == place.file);

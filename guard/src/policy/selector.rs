@@ -81,6 +81,15 @@ impl Selector {
         self == other || self.0.iter().all(Criterion::is_universal)
     }
 
+    /// Whether it points at this workload: all criteria that are about names hold, and one of them names the workload's
+    /// namespace, or its owner's kind, in full. `with_namespace`: whether all of the namespace points at it, too.
+    pub(super) fn points_at(&self, workload: &Workload, with_namespace: bool) -> bool {
+        let mut by_name = self.0.iter().filter(|criterion| criterion.is_of_names()).peekable();
+        by_name.peek().is_some()
+            && by_name.all(|criterion| criterion.holds(workload))
+            && self.0.iter().any(|criterion| criterion.points_at(workload, with_namespace))
+    }
+
     /// The keys by which a tenant can make a pod match, where nothing of the cluster's own stands against it.
     pub(super) fn tenant_written(&self) -> Vec<&'static str> {
         if self.0.iter().any(|criterion| criterion.author() == Author::Cluster) {
@@ -118,6 +127,27 @@ impl Criterion {
             Self::Labels(wanted) => all_in(wanted, &workload.labels),
             Self::HostNetwork(wanted) => *wanted == workload.host_network,
             Self::NodeLabels(wanted) => all_in(wanted, &workload.node_labels),
+        }
+    }
+
+    /// Whether it is about what a workload is called, and not about labels or the network.
+    fn is_of_names(&self) -> bool {
+        matches!(self, Self::Namespaces(_) | Self::ServiceAccounts(_) | Self::Workloads(_))
+    }
+
+    fn points_at(&self, workload: &Workload, with_namespace: bool) -> bool {
+        let points = |pair: &PairGlob, scope: &str, name: &str, with_scope: bool| {
+            pair.scope.is_literal() && pair.matches(scope, name) && (with_scope || !pair.name.is_universal())
+        };
+        match self {
+            Self::ServiceAccounts(pairs) => pairs
+                .iter()
+                .any(|pair| points(pair, &workload.namespace, &workload.service_account, with_namespace)),
+            Self::Workloads(pairs) => workload.owners.iter().any(|owner| {
+                let (kind, name) = owner.split_once('/').unwrap_or((owner, ""));
+                pairs.iter().any(|pair| points(pair, kind, name, false))
+            }),
+            _ => false,
         }
     }
 

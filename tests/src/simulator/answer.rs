@@ -107,6 +107,12 @@ impl Answer {
     }
 }
 
+/// What a GET of `path` finds: the path of a document below the version (`meta-data/mac`), or of a folder, with a
+/// closing slash (`meta-data/`). `None` if there is nothing.
+pub fn resolve(path: &str) -> Option<String> {
+    split_version(path).and_then(|(_, rest)| metadata::name(rest))
+}
+
 fn document(path: &str) -> Answer {
     match split_version(path).and_then(|(_, rest)| metadata::look_up(rest)) {
         Some(body) => Answer::found(body),

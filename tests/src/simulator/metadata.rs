@@ -64,6 +64,15 @@ pub(super) fn look_up(path: &str) -> Option<String> {
     list(path)
 }
 
+/// Which document or folder is at such a path: its own path, that of a folder with its closing slash.
+pub(super) fn name(path: &str) -> Option<String> {
+    if LEAVES.iter().any(|(name, _)| *name == path) {
+        return Some(path.to_owned());
+    }
+    let folder = path.strip_suffix('/').unwrap_or(path);
+    look_up(path).map(|_| format!("{folder}/"))
+}
+
 /// The names in a folder, one a line, folders with a closing slash; `None` if there is no such folder.
 fn list(folder: &str) -> Option<String> {
     let mut names: Vec<&str> = LEAVES

@@ -3,8 +3,12 @@
 use guard_common::{Mode, Verdict};
 
 use super::{
-    super::{EnforceTrace, Fate, Mismatch, Outcome, RuleName},
+    super::{EnforceTrace, Explanation, Fate, Mismatch, Outcome, RuleName},
     TODAY, kcl, policy,
+};
+use crate::{
+    imds::{Class, Method},
+    workload::Workload,
 };
 
 const POLICY: &str = "version: 1
@@ -74,6 +78,40 @@ fn the_mode_names_the_selector_that_makes_it() {
         told,
         [("namespaces: [payments]", false), ("nodeLabels: { pool: can* }, hostNetwork: false", true)]
     );
+}
+
+#[test]
+fn a_request_is_judged_by_the_rule_that_decides() {
+    let filtered = "version: 1
+default: { imds: { filter: { allow: [region], tokens: required } } }
+rules: [{ name: all, match: { namespaces: [ops] }, imds: allow }, { name: none, match: { namespaces: [web] }, imds: deny }]
+";
+    let region = "/latest/meta-data//placement/region";
+    let cases = [
+        ("ingest", Method::GET, region, true, true, "default"),
+        ("ingest", Method::PUT, "/latest/api/token", true, false, "default"),
+        ("ingest", Method::GET, "/latest/user-data", false, false, "default"),
+        ("ingest", Method::POST, region, false, false, "default"),
+        ("ingest", Method::GET, "/latest/%zz", false, false, "default"),
+        ("ops", Method::GET, "/latest/%zz", true, false, "all"),
+        ("web", Method::GET, region, false, false, "none"),
+    ];
+    for (namespace, method, target, allowed, needs_token, rule) in cases {
+        let workload = Workload { namespace: namespace.to_owned(), ..kcl() };
+        let explanation = policy(filtered).explain(&workload, TODAY);
+        // As it comes from the agent's socket.
+        let json = serde_json::to_string(&explanation).expect("plain data");
+        let explanation: Explanation = serde_json::from_str(&json).expect("the same data");
+        let request = explanation.request(target, &method).expect("the explanation is about IMDS");
+        let found = (request.allowed, request.needs_token, request.rule.as_str());
+        assert_eq!(found, (allowed, needs_token, rule), "{namespace}: {method} {target}");
+    }
+    let explanation = policy(filtered).explain(&kcl(), TODAY);
+    let request = explanation.request(region, &Method::GET).expect("the explanation is about IMDS");
+    assert_eq!(request.path.as_deref(), Some("/latest/meta-data/placement/region"));
+    assert_eq!(request.class, Some(Class::Region));
+    let unread = explanation.request("/latest/%zz", &Method::GET).expect("the explanation is about IMDS");
+    assert!(unread.because.ends_with("it has a `%` without two hexadecimal digits"), "{}", unread.because);
 }
 
 #[test]
