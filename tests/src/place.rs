@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use serde::de::DeserializeOwned;
+
 use crate::attack::{Report, Staged, Vector};
+use crate::binary::binary;
 use crate::namespace::Namespace;
 use crate::node::Cgroup;
-use crate::process::{Process, piped};
+use crate::process::{Process, piped, successful};
 
 /// How long a program that is run to its end may take.
 const RUN_WITHIN: Duration = Duration::from_mins(1);
@@ -35,14 +38,20 @@ impl Place {
         &self.namespace
     }
 
+    /// Another network in the same cgroup.
+    pub(crate) fn in_namespace(&self, namespace: Namespace) -> Self {
+        Self { cgroup: self.cgroup.clone(), namespace }
+    }
+
+    /// The network of `other` in the cgroup of this one: a process that reaches into a pod from outside.
+    #[must_use]
+    pub fn inside_network_of(&self, other: &Self) -> Self {
+        self.in_namespace(other.namespace.clone())
+    }
+
     /// The same network in a new cgroup below this one.
     pub fn add_sub_cgroup(&self, name: &str) -> Result<Self> {
         Ok(Self { cgroup: self.cgroup.create(name)?, namespace: self.namespace.clone() })
-    }
-
-    /// The same cgroup in another network.
-    pub(crate) fn in_namespace(&self, namespace: Namespace) -> Self {
-        Self { cgroup: self.cgroup.clone(), namespace }
     }
 
     /// Starts a process here: in the cgroup and the network namespace from its first instruction.
@@ -63,6 +72,21 @@ impl Place {
     /// Performs one attack from here.
     pub fn attack(&self, vector: Vector) -> Result<Report> {
         self.stage(vector)?.proceed()
+    }
+
+    /// Turns on a gate itself from here, with arguments of `guard-attack gate`, and returns what that prints.
+    pub fn attack_gate<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let mut command = Command::new(binary("guard-attack")?);
+        command.arg("gate").args(arguments);
+        let printed = successful(self.run(command)?)?;
+        serde_json::from_str(&printed).with_context(|| format!("read {printed}"))
+    }
+
+    /// The same, started and left to a conversation.
+    pub fn begin_attack_on_gate(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = Command::new(binary("guard-attack")?);
+        command.arg("gate").args(arguments);
+        self.spawn(piped(command))
     }
 
     /// Starts an attack from here up to its pause: its socket is open, connected if the vector says so.

@@ -6,6 +6,7 @@
 //! socket hook, are not here: they are the backstop's matter.
 
 mod datagram;
+pub mod gate;
 mod hammer;
 mod handover;
 pub mod http;

@@ -99,21 +99,25 @@ fn own_address() -> io::Result<Ipv4Addr> {
 }
 
 fn syn(source: Ipv4Addr, target: &Target) -> Vec<u8> {
+    syn_to(source, target.ipv4, target.port)
+}
+
+pub(super) fn syn_to(source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut segment = vec![0; 20];
     segment[0..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
-    segment[2..4].copy_from_slice(&target.port.to_be_bytes());
+    segment[2..4].copy_from_slice(&port.to_be_bytes());
     segment[4..8].copy_from_slice(&process::id().to_be_bytes());
     segment[12] = 5 << 4;
     segment[13] = SYN;
     segment[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
-    let pseudo_header = [&source.octets()[..], &target.ipv4.octets(), &[0, 6, 0, 20]].concat();
+    let pseudo_header = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20]].concat();
     let sum = checksum(&[pseudo_header, segment.clone()].concat());
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
 }
 
 /// The kernel fills in the length, the identification and the checksum.
-fn ip_packet(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> Vec<u8> {
+pub(super) fn ip_packet(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> Vec<u8> {
     let mut header = vec![0; 20];
     header[0] = 4 << 4 | 5;
     header[8] = 64;
@@ -133,18 +137,18 @@ fn echo_request(kind: u8) -> Vec<u8> {
 }
 
 /// The internet checksum of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let sum = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded + (folded >> 16)) & 0xffff).unwrap_or_default()
 }
 
-fn is_from(packet: &[u8], source: Ipv4Addr) -> bool {
+pub(super) fn is_from(packet: &[u8], source: Ipv4Addr) -> bool {
     packet.get(12..16) == Some(&source.octets())
 }
 
 /// What follows the IP header.
-fn payload(packet: &[u8]) -> Option<&[u8]> {
+pub(super) fn payload(packet: &[u8]) -> Option<&[u8]> {
     let words = usize::from(packet.first()? & 0x0f);
     packet.get(4 * words..)
 }

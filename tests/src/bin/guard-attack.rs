@@ -3,7 +3,7 @@
 //! It only reads the command line and prints; the attacks are in [`guard_tests::attack`].
 
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -63,8 +63,27 @@ enum Command {
         #[command(flatten)]
         target: TargetArguments,
     },
+    /// Turn on a gate itself
+    #[command(subcommand)]
+    Gate(Gate),
     /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
     GiveSocket,
+}
+
+#[derive(Subcommand)]
+enum Gate {
+    /// Ask at an address and a port
+    Ask { address: SocketAddr },
+    /// The same by UDP
+    AskByDatagram { address: SocketAddr },
+    /// Listen on a port, in every way
+    Take { port: u16 },
+    /// Ask for each path that comes in on a line, all on one connection
+    Converse { address: SocketAddr },
+    /// Send a SYN for a port of the loopback address through a device
+    Inject { device: String, mac: String, source: Ipv4Addr, port: u16 },
+    /// Hold connections open until a line comes in
+    Hold { address: SocketAddr, count: usize },
 }
 
 #[derive(Args)]
@@ -99,6 +118,7 @@ fn main() -> Result<()> {
         Command::Siege { vector, seconds, target } => siege(vector, seconds, &target.into()),
         Command::Http { list: true, .. } => list(),
         Command::Http { names, family, target, .. } => http(&names, family, &target.into()),
+        Command::Gate(gate) => turn_on(gate),
         Command::GiveSocket => attack::give_socket().context("hand a socket over"),
     }
 }
@@ -106,6 +126,33 @@ fn main() -> Result<()> {
 fn run(vectors: &[Vector], target: &Target) -> Result<()> {
     let vectors = if vectors.is_empty() { Vector::all() } else { vectors };
     vectors.iter().try_for_each(|vector| print(&vector.perform(target)))
+}
+
+fn turn_on(gate: Gate) -> Result<()> {
+    match gate {
+        Gate::Ask { address } => print(&attack::gate::ask(address)),
+        Gate::AskByDatagram { address } => print(&attack::gate::ask_by_datagram(address)),
+        Gate::Take { port } => print(&attack::gate::take_port(port)),
+        Gate::Converse { address } => {
+            let next = || io::stdin().lines().next()?.ok();
+            attack::gate::converse(address, next, |said| print(said).map_err(io::Error::other))
+                .context("converse")
+        }
+        Gate::Inject { device, mac, source, port } => {
+            let bytes = mac.split(':').map(|byte| u8::from_str_radix(byte, 16));
+            let mac: Vec<u8> = bytes.collect::<Result<_, _>>().context("read the MAC address")?;
+            let mac = mac.try_into().map_err(|_| anyhow::anyhow!("a MAC address has six bytes"))?;
+            print(&attack::gate::inject(&device, mac, source, port))
+        }
+        Gate::Hold { address, count } => {
+            let held = attack::gate::hold_connections(address, count, || {
+                println!("ready");
+                // The end of the input is an end as well.
+                let _ = io::stdin().read_line(&mut String::new());
+            });
+            print(&held)
+        }
+    }
 }
 
 fn list() -> Result<()> {

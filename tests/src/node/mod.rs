@@ -154,6 +154,16 @@ impl Node {
         Ok(PodHandle::new(cgroup, container, pause, began, entry, self.pods.clone()))
     }
 
+    /// Makes a pod's sandbox anew, as the kubelet does after its process has died: the same cgroup, another network.
+    pub fn restart_sandbox(&self, pod: &mut PodHandle) -> Result<()> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let PodNetwork { namespace, addresses } = self.network.add_pod(number)?;
+        pod.end_sandbox();
+        let pause = self.sandbox(pod.pod_cgroup(), &namespace)?;
+        pod.move_to(pause, namespace, addresses);
+        Ok(())
+    }
+
     /// Starts the process that holds a pod's network: the first in its cgroup, in a container that Kubernetes lists not.
     fn sandbox(&self, pod: &Cgroup, namespace: &Namespace) -> Result<Process> {
         let cgroup = pod.create(&self.driver.container(&random::hex(32)?))?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::cgroup::Cgroup;
 use super::list::{Entry, PodList};
+use crate::namespace::Namespace;
 use crate::place::Place;
 use crate::process::Process;
 
@@ -99,6 +100,17 @@ impl PodHandle {
     /// Its pod-level cgroup, one above that of its container.
     pub fn pod_cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// Kills the process that holds its sandbox.
+    pub fn end_sandbox(&mut self) {
+        self.pause = None;
+    }
+
+    pub(super) fn move_to(&mut self, pause: Process, namespace: Namespace, addresses: Vec<IpAddr>) {
+        self.pause = Some(pause);
+        self.container = self.container.in_namespace(namespace);
+        self.addresses = addresses;
     }
 
     /// The process that holds its sandbox, if one does.
