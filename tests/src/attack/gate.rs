@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::{ip_packet, is_from, payload, syn_to};
+use super::packet::{SYN_ACK, ip_packet, is_from, payload, syn_to};
 use super::{Outcome, PATIENCE, stream};
 
 /// What came of trying to listen on a port, by the address.
@@ -108,7 +108,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<u16> {
 }
 
 /// Sends a SYN to a port of the loopback address through a device, past the routes: whoever gets it must have
-/// `route_localnet` set to take it. The outcome is the length of the answer.
+/// `route_localnet` set to take it. The outcome is the length of the answer that opens the connection.
 pub fn inject(device: &str, destination: [u8; 6], source: Ipv4Addr, port: u16) -> Outcome {
     injected(device, destination, source, port).into()
 }
@@ -170,9 +170,12 @@ fn await_answer(mut socket: &Socket, port: u16) -> io::Result<usize> {
     while Instant::now() < deadline {
         let length = socket.read(&mut buffer)?;
         let packet = &buffer[..length];
-        let from_port = payload(packet).and_then(|segment| segment.get(..2)) == Some(&port.to_be_bytes()[..]);
-        if is_from(packet, Ipv4Addr::LOCALHOST) && from_port {
-            return Ok(length);
+        let Some(segment) = payload(packet).filter(|_| is_from(packet, Ipv4Addr::LOCALHOST)) else { continue };
+        if segment.get(..2) == Some(&port.to_be_bytes()[..]) {
+            match segment.get(13) {
+                Some(&SYN_ACK) => return Ok(length),
+                _ => return Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+            }
         }
     }
     Err(io::ErrorKind::TimedOut.into())

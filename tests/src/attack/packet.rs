@@ -11,7 +11,7 @@ use super::{PATIENCE, Target};
 /// The source port of hand-made segments; the kernel has no socket on it.
 const SOURCE_PORT: u16 = 44_444;
 const SYN: u8 = 0x02;
-const SYN_ACK: u8 = 0x12;
+pub(super) const SYN_ACK: u8 = 0x12;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
