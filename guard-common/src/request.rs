@@ -101,7 +101,8 @@ pub struct OpenRequest {
     /// The sequence number after the packet that the request began with.
     asked: u32,
     phase: u32,
-    reserved: u32,
+    /// Where the look at the request stands.
+    pub scan: Scan,
 }
 
 /// Nothing was sent yet: what new storage is filled with.
@@ -186,16 +187,17 @@ pub const fn status_of(start: [u8; 12]) -> u16 {
 /// A look at a request, byte by byte: where its line's target ends, whether it has a token, whether it ends.
 ///
 /// Each step is two look-ups in tables and no branch: the kernel's verifier follows a thousand of them for little.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Scan {
-    state: u8,
     kept: u16,
+    state: u8,
     has_token: u8,
 }
 
 impl Scan {
     /// Before the first byte.
-    pub const START: Self = Self { state: METHOD_START, kept: 0, has_token: 0 };
+    pub const START: Self = Self { kept: 0, state: METHOD_START, has_token: 0 };
 
     /// Takes the next byte.
     #[inline(always)]

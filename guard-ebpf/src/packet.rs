@@ -6,17 +6,14 @@ use guard_common::Address;
 const ETH_P_IP: u32 = (0x0800_u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86dd_u16).to_be() as u32;
 
-// Where things stand in an IPv4 and in an IPv6 header.
-const IPV4_FRAGMENT: usize = 6;
-const IPV4_PROTOCOL: usize = 9;
+// Where the addresses stand in an IPv4 and in an IPv6 header, and how long the latter is.
 const IPV4_SOURCE: usize = 12;
 const IPV4_DESTINATION: usize = 16;
-const IPV6_PROTOCOL: usize = 6;
 const IPV6_SOURCE: usize = 8;
 const IPV6_DESTINATION: usize = 24;
 const IPV6_LENGTH: usize = 40;
 
-const IPPROTO_TCP: u8 = 6;
+const IPPROTO_TCP: u32 = 6;
 const SYN: u8 = 2;
 
 /// Where the packet goes.
@@ -53,13 +50,17 @@ impl Segment {
         let (protocol, packet_length) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).len as usize) };
         let (transport, network_length) = match protocol {
             ETH_P_IP => {
-                let fragment = u16::from_be(read::<u16>(ctx, IPV4_FRAGMENT)?) & 0x1fff;
-                if fragment != 0 {
+                let header: [u32; 3] = ctx.load(0).ok()?;
+                let [first, fragment, protocol] = header.map(u32::from_be);
+                if fragment & 0x1fff != 0 {
                     return None;
                 }
-                (read::<u8>(ctx, IPV4_PROTOCOL)?, usize::from(read::<u8>(ctx, 0)? & 15) * 4)
+                (protocol >> 16 & 0xff, (first >> 24 & 15) as usize * 4)
             }
-            ETH_P_IPV6 => (read::<u8>(ctx, IPV6_PROTOCOL)?, IPV6_LENGTH),
+            ETH_P_IPV6 => {
+                let header: [u32; 2] = ctx.load(0).ok()?;
+                (u32::from_be(header[1]) >> 8 & 0xff, IPV6_LENGTH)
+            }
             _ => return None,
         };
         if transport != IPPROTO_TCP {

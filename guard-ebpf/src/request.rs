@@ -47,7 +47,7 @@ pub fn observe(ctx: &SkBuffContext, pod: CgroupId, endpoint: EndpointId, ruling:
             let time = unsafe { bpf_ktime_get_boot_ns() };
             open.record = RequestRecord::new(time, pod, endpoint, ruling);
             if sent == Sent::New
-                && let Some(scan) = scan(ctx, &segment)
+                && let Some(scan) = scan(ctx, &segment, &mut open.scan)
                 && let Some(length) = scan.line_length()
                 && copy_line(ctx, segment.start, length, &mut open.record).is_some()
             {
@@ -82,7 +82,7 @@ pub fn answer(ctx: &SkBuffContext) {
 
 /// Reads the payload, if it is within the budget.
 #[inline(always)]
-fn scan(ctx: &SkBuffContext, segment: &Segment) -> Option<Scan> {
+fn scan(ctx: &SkBuffContext, segment: &Segment, place: &mut Scan) -> Option<Scan> {
     if segment.length > SCAN_BUDGET {
         return None;
     }
@@ -95,13 +95,26 @@ fn scan(ctx: &SkBuffContext, segment: &Segment) -> Option<Scan> {
         }
         at += WORD;
     }
+    scan = through(place, scan);
     for _ in 1..WORD {
-        if at < segment.length {
-            scan.step(ctx.load(segment.start + at).ok()?);
-            at += 1;
+        if at >= segment.length {
+            break;
         }
+        scan.step(ctx.load(segment.start + at).ok()?);
+        at += 1;
     }
-    Some(scan)
+    Some(through(place, scan))
+}
+
+/// Leads a value through a map, where the verifier forgets what it knew of it: else it follows each length that a
+/// request can have to the program's end.
+#[inline(always)]
+fn through(place: &mut Scan, scan: Scan) -> Scan {
+    // SAFETY: `place` is a reference like any other.
+    unsafe {
+        core::ptr::write_volatile(place, scan);
+        core::ptr::read_volatile(place)
+    }
 }
 
 /// Copies the line of a request that has been read: what follows it is longer than a word.

@@ -165,6 +165,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut kernel = Kernel::load(root, &settings.endpoints)?;
     let bell = kernel.attach_bells();
     let mut events = kernel.take_events()?;
+    let mut requests = kernel.take_requests()?;
     let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
 
@@ -191,6 +192,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut next_walk = Instant::now() + WALK_INTERVAL;
     let mut last_walk = Instant::now();
     loop {
+        let (mut answered, mut lost) = (Vec::new(), 0);
         let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
         select! {
             () = &mut shutdown => break,
@@ -233,6 +235,17 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                     state.lose_events(EventLoss::LogFull, 1);
                 }
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
+            unreadable = requests.drain(|record| answered.push(record)) => {
+                for line in answered.iter().filter_map(|record| state.request(record)) {
+                    let line: Arc<str> = line.into();
+                    let _ = events_sender.send(Arc::clone(&line));
+                    if log.line(line).is_err() {
+                        lost += 1;
+                    }
+                }
+                state.lose_events(EventLoss::LogFull, lost);
+                state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?);
+            }
             () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
                 state.lose_events(EventLoss::LogFailed, log.failed());

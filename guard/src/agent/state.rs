@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry};
+use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry, RequestRecord};
 use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
@@ -26,6 +26,7 @@ use crate::{
     memory::Memory,
     pods::{self, Identity, Index, Pod},
     reconcile::{self, Entries, RuleNames, Step},
+    request::{LineBudget, Request, classify},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
 };
 
@@ -66,6 +67,7 @@ pub(super) struct State {
     strays: HashMap<CgroupId, Instant>,
     next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
+    request_lines: LineBudget,
 }
 
 impl State {
@@ -102,6 +104,7 @@ impl State {
             strays: HashMap::new(),
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
+            request_lines: LineBudget::default(),
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -412,14 +415,33 @@ impl State {
     }
 
     pub(super) fn attribute(&self, event: &AttemptEvent) -> Attempt {
-        let attribution = Attribution {
+        self.attribution().attribute(event)
+    }
+
+    /// Counts a request, and writes the event log's line of it if there is to be one. What the gates ask in the name of
+    /// pods is the agent's own, and counted there.
+    pub(super) fn request(&mut self, record: &RequestRecord) -> Option<String> {
+        if Some(record.pod) == self.own {
+            return None;
+        }
+        let request = Request::attribute(record, self.attribution(), classify);
+        self.metrics.requests().count(&request.counted());
+        if !self.request_lines.take(record.pod, Timestamp::now()) {
+            self.metrics.lose(EventLoss::Budget, 1);
+            return None;
+        }
+        let line = request.line(self.policy.policy.sha256());
+        Some(serde_json::to_string(&line).expect("plain data"))
+    }
+
+    fn attribution(&self) -> Attribution<'_> {
+        Attribution {
             index: &self.index,
             endpoints: &self.settings.endpoints,
             rules: &self.rules,
             policy_sha256: self.policy.policy.sha256(),
             boot: boot_time(),
-        };
-        attribution.attribute(event)
+        }
     }
 
     /// Whether the walks know the pod that an event names.

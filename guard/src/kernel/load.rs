@@ -166,9 +166,7 @@ pub(super) fn request_audit() -> Support {
         };
         match loaded {
             Ok(()) => {}
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() != Some(libc::EPERM) =>
-            {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() != Some(libc::EPERM) => {
                 return Support::No;
             }
             Err(error) => return unknown(&error),

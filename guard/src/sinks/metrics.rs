@@ -8,7 +8,10 @@ use prometheus::{
     process_collector::ProcessCollector,
 };
 
-use crate::{endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames};
+use crate::{
+    endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames,
+    request::ImdsVersion,
+};
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -25,6 +28,7 @@ pub struct Metrics {
     reload_success_time: IntGauge,
     started_unguarded: IntGaugeVec,
     kubernetes: KubernetesMetrics,
+    requests: RequestMetrics,
     degraded: IntGaugeVec,
 }
 
@@ -100,6 +104,7 @@ impl Metrics {
                 &["namespace", "service_account"],
             )?,
             kubernetes: KubernetesMetrics::new(&registry)?,
+            requests: RequestMetrics::new(&registry)?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -139,6 +144,11 @@ impl Metrics {
     /// What the agent counts of its talk with the API server.
     pub fn kubernetes(&self) -> KubernetesMetrics {
         self.kubernetes.clone()
+    }
+
+    /// What is counted of requests.
+    pub fn requests(&self) -> RequestMetrics {
+        self.requests.clone()
     }
 
     /// Shows the pods that ran before the guard, each with its namespace and service account.
@@ -259,6 +269,64 @@ impl KubernetesMetrics {
     }
 }
 
+/// What is counted of the requests that were answered, by IMDS itself or by a gate.
+#[derive(Clone)]
+pub struct RequestMetrics {
+    requests: IntCounterVec,
+    credentials_issued: IntCounterVec,
+}
+
+/// A request as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedRequest<'a> {
+    pub namespace: &'a str,
+    pub service_account: &'a str,
+    pub path_class: &'a str,
+    pub imds_version: ImdsVersion,
+    pub verdict: &'a str,
+    /// The status of the answer; 0 where it is not known.
+    pub code: u16,
+    /// The role whose credentials were asked for.
+    pub role: Option<&'a str>,
+}
+
+impl RequestMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            requests: counters(
+                registry,
+                "imds_guard_requests_total",
+                "Requests to IMDS that were answered, by what they asked for. Those that a proxy of the node carried have \
+                 the service account `via-proxy`; those of pods that have no name yet have empty labels.",
+                &["namespace", "service_account", "path_class", "imds_version", "verdict", "code"],
+            )?,
+            credentials_issued: counters(
+                registry,
+                "imds_guard_credentials_issued_total",
+                "Credentials of a role that IMDS gave away.",
+                &["namespace", "service_account", "imds_version", "role"],
+            )?,
+        })
+    }
+
+    /// Counts one request. A role is only counted where its credentials were given: IMDS knows no other.
+    pub fn count(&self, request: &CountedRequest<'_>) {
+        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
+            *request;
+        let version = imds_version.as_str();
+        let code_text = match code {
+            100..=599 => code.to_string(),
+            _ => "unknown".to_owned(),
+        };
+        self.requests
+            .with_label_values(&[namespace, service_account, path_class, version, verdict, &code_text])
+            .inc();
+        if let (200, Some(role)) = (code, role) {
+            self.credentials_issued.with_label_values(&[namespace, service_account, version, role]).inc();
+        }
+    }
+}
+
 /// Why an event was lost after it had come up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventLoss {
@@ -268,6 +336,8 @@ pub enum EventLoss {
     LogFailed,
     /// Its record had another size than ours.
     Unreadable,
+    /// Its pod had spent its budget.
+    Budget,
 }
 
 impl EventLoss {
@@ -276,6 +346,7 @@ impl EventLoss {
             Self::LogFull => "log_full",
             Self::LogFailed => "log_failed",
             Self::Unreadable => "unreadable",
+            Self::Budget => guard_common::Lost::Budget.as_str(),
         }
     }
 }
