@@ -117,7 +117,8 @@ fn through(place: &mut Scan, scan: Scan) -> Scan {
     }
 }
 
-/// Copies the line of a request that has been read: what follows it is longer than a word.
+/// Copies the line of a request that has been read. ` HTTP/1.1` and the empty line follow it, so that whole words can
+/// be read to its end; where they can't, it is no request that IMDS would take.
 #[inline(always)]
 fn copy_line(ctx: &SkBuffContext, start: usize, length: u8, record: &mut RequestRecord) -> Option<()> {
     for word in 0..REQUEST_LINE_LEN / WORD {

@@ -33,7 +33,7 @@ const V4: &str = "exec 3<>/dev/tcp/169.254.169.254/80\n";
 const V6: &str = "exec 3<>/dev/tcp/fd00:ec2::254/80\n";
 const MAPPED: &str = "exec 3<>/dev/tcp/::ffff:169.254.169.254/80\n";
 const ANSWER: &str = "read -r -t 10 status <&3\n";
-const MAC: &str = "printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n' >&3\n";
+const MAC: &str = "printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n' | send\n";
 
 /// `path_class`, `imds_version`, `code`, and how many.
 type Expected<'a> = &'a [(&'a str, &'a str, &'a str, u64)];
@@ -84,29 +84,29 @@ fn every_answered_request_counts_once_by_what_it_asked_for() -> Result<()> {
         (
             "split",
             format!(
-                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\n' >&3\nsleep 0.3\n\
-                 printf 'Host: h\\r\\n\\r\\n' >&3\n{ANSWER}"
+                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\n' | send\nsleep 0.3\n\
+                 printf 'Host: h\\r\\n\\r\\n' | send\n{ANSWER}"
             ),
             &[("unparsed", "unknown", "200", 1)],
         ),
         (
             "pipelined",
             format!(
-                "{V4}r='GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n'\nprintf \"$r$r\" >&3\n{ANSWER}"
+                "{V4}r='GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n'\nprintf \"$r$r\" | send\n{ANSWER}"
             ),
             &[("unparsed", "unknown", "200", 1)],
         ),
         (
             "longer than the budget",
             format!(
-                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\nA: %01000d\\r\\n\\r\\n' 0 >&3\n{ANSWER}"
+                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\nA: %01000d\\r\\n\\r\\n' 0 | send\n{ANSWER}"
             ),
             &[("unparsed", "unknown", "200", 1)],
         ),
         (
             "nearly as long as the budget",
             format!(
-                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\nA: %0900d\\r\\n\\r\\n' 0 >&3\n{ANSWER}"
+                "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\nA: %0900d\\r\\n\\r\\n' 0 | send\n{ANSWER}"
             ),
             &[("instance", "v1", "200", 1)],
         ),
@@ -160,8 +160,8 @@ fn nothing_is_told_of_a_request_but_its_class() -> Result<()> {
     curl(&pod, "/latest/api/token", &["-X", "PUT", "-H", TTL, "-d", "planted-body"])?;
     // A body that looks like a request of its own.
     let script = format!(
-        "{V4}printf 'GET /planted-body HTTP/1.1\\r\\nContent-Length: 13\\r\\n\\r\\n' >&3\n{ANSWER}\
-         printf 'planted-body\\n' >&3\nsleep 0.2\n"
+        "{V4}printf 'GET /planted-body HTTP/1.1\\r\\nContent-Length: 13\\r\\n\\r\\n' | send\n{ANSWER}\
+         printf 'planted-body\\n' | send\nsleep 0.2\n"
     );
     successful(pod.run(bash(&script))?)?;
     wait_until(READY, "all requests to be logged", || {
@@ -193,7 +193,9 @@ fn curl(place: &Place, path: &str, arguments: &[&str]) -> Result<String> {
 
 fn bash(script: &str) -> Command {
     let mut command = Command::new("bash");
-    command.args(["-euc", script]);
+    // In one write, and so in one packet, which bash itself makes of each line.
+    let send = "send() { dd bs=64k iflag=fullblock status=none >&3; }\n";
+    command.args(["-euc", &format!("{send}{script}")]);
     command
 }
 
