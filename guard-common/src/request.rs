@@ -202,9 +202,9 @@ impl Scan {
     /// Takes the next byte.
     #[inline(always)]
     pub const fn step(&mut self, byte: u8) {
-        let class = CLASSES[byte as usize] as usize % CLASS_COUNT;
-        let entry = STEPS[self.state as usize % STATE_COUNT * CLASS_COUNT + class];
-        self.state = entry % STATE_COUNT as u8;
+        let class = CLASSES[byte as usize] % CLASS_COUNT;
+        let entry = STEPS[place(self.state % STATE_COUNT, class)];
+        self.state = entry % STATE_COUNT;
         self.kept += (entry / KEEP) as u16;
         self.has_token |= entry / TOKEN % 2;
     }
@@ -212,7 +212,9 @@ impl Scan {
     /// The length of method and target, if what was read is one whole request and they are short enough.
     #[inline(always)]
     pub const fn line_length(self) -> Option<u8> {
-        if self.state == DONE && self.kept <= REQUEST_LINE_LEN as u16 { Some(self.kept as u8) } else { None }
+        let [length, high] = self.kept.to_le_bytes();
+        let fits = high == 0 && length as usize <= REQUEST_LINE_LEN;
+        if self.state == DONE && fits { Some(length) } else { None }
     }
 
     /// Whether there was a token among the headers.
@@ -223,7 +225,8 @@ impl Scan {
 }
 
 /// The header with the session token, in lower case.
-const NAME: &[u8; 24] = b"x-aws-ec2-metadata-token";
+const NAME: &[u8; NAME_LEN as usize] = b"x-aws-ec2-metadata-token";
+const NAME_LEN: u8 = 24;
 
 // The states, each named for what was read last.
 const METHOD_START: u8 = 0;
@@ -234,12 +237,12 @@ const VERSION: u8 = 4;
 const LINE_CR: u8 = 5;
 /// At the start of a header; so many more: so many bytes of [`NAME`] were read.
 const HEADER: u8 = 6;
-const NAMED: u8 = HEADER + NAME.len() as u8;
+const NAMED: u8 = HEADER + NAME_LEN;
 const VALUE: u8 = NAMED + 1;
 const LAST_CR: u8 = NAMED + 2;
 const DONE: u8 = NAMED + 3;
 const BAD: u8 = NAMED + 4;
-const STATE_COUNT: usize = 64;
+const STATE_COUNT: u8 = 64;
 
 // What a step adds to the state.
 /// The byte belongs to the method or the target, or stands between them.
@@ -256,30 +259,41 @@ const CONTROL: u8 = 4;
 const COLON: u8 = 5;
 /// The first letter of [`NAME`]; so many more: its others, each with the place where it first stands.
 const LETTER: u8 = 6;
-const CLASS_COUNT: usize = 32;
+const CLASS_COUNT: u8 = 32;
 
-const _: () = assert!(BAD < STATE_COUNT as u8 && STATE_COUNT as u8 <= TOKEN);
-const _: () = assert!(LETTER as usize + NAME.len() <= CLASS_COUNT);
+const _: () = assert!(BAD < STATE_COUNT && STATE_COUNT <= TOKEN && LETTER + NAME_LEN <= CLASS_COUNT);
 
 static CLASSES: [u8; 256] = {
     let mut classes = [OTHER; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        classes[byte] = class(byte as u8);
+    let mut byte = u8::MIN;
+    loop {
+        classes[byte as usize] = class(byte);
+        if byte == u8::MAX {
+            break classes;
+        }
         byte += 1;
     }
-    classes
 };
 
-static STEPS: [u8; STATE_COUNT * CLASS_COUNT] = {
-    let mut steps = [BAD; STATE_COUNT * CLASS_COUNT];
-    let mut place = 0;
-    while place < steps.len() {
-        steps[place] = step((place / CLASS_COUNT) as u8, (place % CLASS_COUNT) as u8);
-        place += 1;
+static STEPS: [u8; place(STATE_COUNT, 0)] = {
+    let mut steps = [BAD; place(STATE_COUNT, 0)];
+    let mut state = 0;
+    while state < STATE_COUNT {
+        let mut class = 0;
+        while class < CLASS_COUNT {
+            steps[place(state, class)] = step(state, class);
+            class += 1;
+        }
+        state += 1;
     }
     steps
 };
+
+/// Where the step from a state by a class of bytes stands in the table.
+#[inline(always)]
+const fn place(state: u8, class: u8) -> usize {
+    state as usize * CLASS_COUNT as usize + class as usize
+}
 
 const fn class(byte: u8) -> u8 {
     match byte {
@@ -290,9 +304,9 @@ const fn class(byte: u8) -> u8 {
         0..=0x1f | 0x7f => CONTROL,
         _ => {
             let mut place = 0;
-            while place < NAME.len() {
-                if NAME[place] == byte.to_ascii_lowercase() {
-                    return LETTER + place as u8;
+            while place < NAME_LEN {
+                if NAME[place as usize] == byte.to_ascii_lowercase() {
+                    return LETTER + place;
                 }
                 place += 1;
             }
