@@ -330,10 +330,9 @@ const fn step(state: u8, class: u8) -> u8 {
         (LAST_CR, LF) => DONE,
         (HEADER..NAMED, _) if class == letter(state - HEADER) => state + 1,
         (NAMED, COLON) => VALUE | TOKEN,
-        // Some take that for the header, and some do not.
-        (NAMED, SPACE | CONTROL) => BAD,
         (HEADER..=VALUE, CR) => LINE_CR,
-        (HEADER..=VALUE, LF) => BAD,
+        // A space after the name: some take that for the header, and some do not.
+        (NAMED, SPACE | CONTROL) | (HEADER..=VALUE, LF) => BAD,
         (HEADER..=VALUE, _) => VALUE,
         _ => BAD,
     }

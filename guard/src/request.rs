@@ -119,10 +119,9 @@ impl ImdsVersion {
     /// Only an answered request without a token is of version 1: clients try it again after every refusal.
     pub fn of(asked: Option<&Asked>, status: u16) -> Self {
         match asked {
-            None => Self::Unknown,
             Some(asked) if asked.has_token || asked.is_for_token() => Self::V2,
             Some(_) if status == 200 => Self::V1,
-            Some(_) => Self::Unknown,
+            Some(_) | None => Self::Unknown,
         }
     }
 

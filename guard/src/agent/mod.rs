@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::Verdict;
+use guard_common::{RequestRecord, Verdict};
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     changes::Changes,
     endpoints::Endpoints,
-    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError},
+    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
@@ -192,7 +192,6 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut next_walk = Instant::now() + WALK_INTERVAL;
     let mut last_walk = Instant::now();
     loop {
-        let (mut answered, mut lost) = (Vec::new(), 0);
         let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
         select! {
             () = &mut shutdown => break,
@@ -235,16 +234,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                     state.lose_events(EventLoss::LogFull, 1);
                 }
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
-            unreadable = requests.drain(|record| answered.push(record)) => {
-                for line in answered.iter().filter_map(|record| state.request(record)) {
-                    let line: Arc<str> = line.into();
-                    let _ = events_sender.send(Arc::clone(&line));
-                    if log.line(line).is_err() {
-                        lost += 1;
-                    }
-                }
-                state.lose_events(EventLoss::LogFull, lost);
-                state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?);
+            answered = hear(&mut requests) => {
+                tell(answered.map_err(AgentError::Stream)?, &mut state, &log, &events_sender);
             }
             () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
@@ -257,6 +248,31 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     log.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
+}
+
+/// Waits for requests that were answered; with them, how many records could not be read.
+async fn hear(requests: &mut Requests) -> io::Result<(Vec<RequestRecord>, u64)> {
+    let mut answered = Vec::new();
+    let unreadable = requests.drain(|record| answered.push(record)).await?;
+    Ok((answered, unreadable))
+}
+
+/// Counts requests, and writes their lines.
+fn tell(
+    (answered, unreadable): (Vec<RequestRecord>, u64),
+    state: &mut State,
+    log: &EventLog,
+    readers: &broadcast::Sender<Arc<str>>,
+) {
+    state.lose_events(EventLoss::Unreadable, unreadable);
+    for record in answered {
+        let Some(line) = state.request(&record).map(Arc::<str>::from) else { continue };
+        // No one may be listening.
+        let _ = readers.send(Arc::clone(&line));
+        if log.line(line).is_err() {
+            state.lose_events(EventLoss::LogFull, 1);
+        }
+    }
 }
 
 /// Answers the API. Whoever asked may have gone away.
