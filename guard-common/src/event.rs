@@ -19,12 +19,14 @@ pub struct Budget {
 }
 
 code! {
-    /// Why an event did not go up: an index into the array `LOST`.
+    /// Why an event or a request did not go up: an index into the array `LOST`.
     Lost, closed: Full, {
         /// Its pod had spent its budget.
         Budget = 0 "budget",
         /// The ring buffer was full.
         Full = 1 "ring_buffer_full",
+        /// There was no room for a request.
+        Requests = 2 "requests_full",
     }
 }
 

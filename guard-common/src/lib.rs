@@ -14,6 +14,7 @@ mod decide;
 mod event;
 mod gate;
 mod pod;
+mod request;
 
 pub use address::Address;
 pub use counter::{CounterKey, OVERFLOW_SLOTS};
@@ -21,6 +22,7 @@ pub use decide::{Decision, decide, way};
 pub use event::{AttemptEvent, Budget, COMM_LEN, EVENTS_PER_POD_AND_SECOND, Lost};
 pub use gate::{GATE_PORT_FIRST, Gate, GateKey, HTTP_PORT, NamespaceCookie, Redirected};
 pub use pod::{CgroupId, Kind, PodEntry, Ruling, SocketOrigin};
+pub use request::{OpenRequest, REQUEST_LINE_LEN, RequestRecord, SCAN_BUDGET, Scan, Sent, status_of};
 
 /// Goes up with every change to a layout in this crate: state pinned under another version is not read.
 pub const ABI_VERSION: u32 = 1;

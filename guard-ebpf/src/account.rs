@@ -68,8 +68,9 @@ fn within_budget(pod: CgroupId, time: u64) -> bool {
     }
 }
 
+/// Counts what does not go up.
 #[inline(always)]
-fn lose(reason: Lost) {
+pub fn lose(reason: Lost) {
     if let Some(counter) = LOST.get_ptr_mut(u32::from(reason.code())) {
         add_one(counter);
     }

@@ -1,5 +1,5 @@
 //! The second lock: every packet that leaves a guarded socket. It stops what passes no socket hook: raw sockets, and
-//! sockets that were connected before the guard was attached.
+//! sockets that were connected before the guard was attached. What passes to IMDS is looked at by [`request`].
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Way, decide};
@@ -7,17 +7,13 @@ use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Wa
 use crate::{
     account::{count, report},
     identity::{Ancestors, Party, origin, socket_of_packet},
-    maps::{ENDPOINT_BITS, ENDPOINTS},
+    maps::{AUDITS_REQUESTS, ENDPOINT_BITS, ENDPOINTS, IMDS_ENDPOINT},
+    packet::destination,
+    request,
 };
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
-
-const ETH_P_IP: u32 = (0x0800_u16).to_be() as u32;
-const ETH_P_IPV6: u32 = (0x86dd_u16).to_be() as u32;
-/// Where the destination address stands in an IPv4 and in an IPv6 header.
-const IPV4_DESTINATION: usize = 16;
-const IPV6_DESTINATION: usize = 24;
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
@@ -48,32 +44,11 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
         event.pod = party.pod;
         report(event);
     }
-    if decision.passes() { PASS } else { DROP }
-}
-
-/// Where the packet goes. The data starts at the network header.
-#[inline(always)]
-fn destination(ctx: &SkBuffContext) -> Option<Address> {
-    // SAFETY: a plain read of the context.
-    match unsafe { (*ctx.skb.skb).protocol } {
-        ETH_P_IP => read(ctx, IPV4_DESTINATION).map(Address::from_v4_word),
-        ETH_P_IPV6 => read(ctx, IPV6_DESTINATION).map(Address::from_v6_words),
-        _ => None,
+    if !decision.passes() {
+        return DROP;
     }
-}
-
-/// Reads the packet where it lies; a helper copies what a packet has not at hand.
-#[inline(always)]
-fn read<T: Copy>(ctx: &SkBuffContext, offset: usize) -> Option<T> {
-    let skb = ctx.skb.skb;
-    // SAFETY: plain reads of the context, and of the packet between its start and its end, as the verifier checks.
-    unsafe {
-        let start = (*skb).data as usize;
-        let end = (*skb).data_end as usize;
-        if start + offset + size_of::<T>() <= end {
-            Some(*((start + offset) as *const T))
-        } else {
-            ctx.load(offset).ok()
-        }
+    if endpoint == IMDS_ENDPOINT.load() && AUDITS_REQUESTS.load() != 0 {
+        request::observe(ctx, party.pod, endpoint, decision.ruling);
     }
+    PASS
 }

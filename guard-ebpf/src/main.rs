@@ -8,7 +8,8 @@
 //! | `bind4`, `bind6` | a socket is bound | keeps the gates' ports free |
 //! | `sendmsg4`, `sendmsg6` | an unconnected datagram is sent | the first lock: decides an attempt |
 //! | `sock_create` | a socket is made | remembers the creator, for sockets that are handed on |
-//! | `egress` | a packet leaves | the second lock: raw sockets, sockets from before the guard |
+//! | `egress` | a packet leaves | the second lock: raw sockets, sockets from before the guard; sees requests to IMDS |
+//! | `ingress` | a packet comes in | sees the status of their answers |
 //! | `cgroup_mkdir`, `cgroup_rmdir` | the cgroup tree changes | rings the agent's bell |
 //!
 //! The maps, and who writes which, are drawn in `maps.rs`. What is decided is decided by [`guard_common::decide`].
@@ -29,9 +30,15 @@ mod gate;
 #[cfg(target_arch = "bpf")]
 mod identity;
 #[cfg(target_arch = "bpf")]
+mod ingress;
+#[cfg(target_arch = "bpf")]
 mod lifecycle;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod request;
 
 /// On the host the crate is an empty program, so that `cargo check --workspace` passes.
 #[cfg(not(target_arch = "bpf"))]

@@ -7,14 +7,16 @@
 //!        │ is it protected?                                   OVERFLOW   what COUNTERS had no room for
 //!        ▼                                                    LOST       events that did not go up, by reason
 //!   PODS       pod cgroup ─▶ ruling for every endpoint        EVENTS     samples of attempts
-//!        │     0 ─▶ the ruling for unidentified pods          CGROUP_CHANGES  "walk the cgroup tree again"
-//!        │     and the pod's gate                                  ▲
+//!        │     0 ─▶ the ruling for unidentified pods          REQUESTS   every request that IMDS answered directly
+//!        │     and the pod's gate                             CGROUP_CHANGES  "walk the cgroup tree again"
+//!        │                                                         ▲
 //!        ▼                                                         │
 //!     decide ──────────────────────────────────────────────────────┘
 //!        ▲
 //!   GATES      namespace, port ─▶ there: whoever asks for a gate's port itself is turned away
 //!   SOCKETS    socket ─▶ creator's ancestors, judged at      (kernel only, gone with the socket)
 //!   REDIRECTED socket ─▶ the address that it asked for       (kernel only, gone with the socket)
+//!   OPEN_REQUESTS  socket ─▶ the request that waits for its answer    (kernel only, gone with the socket)
 //!   BUDGETS    pod ─▶ events sent this second                (kernel only, least recently used go)
 //! ```
 //!
@@ -34,8 +36,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use guard_common::{
-    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, GateKey, Lost, OVERFLOW_SLOTS, PodEntry,
-    Redirected, SocketOrigin,
+    Address, AttemptEvent, Budget, CgroupId, CounterKey, EndpointId, GateKey, Lost, OVERFLOW_SLOTS,
+    OpenRequest, PodEntry, Redirected, RequestRecord, SocketOrigin,
 };
 
 /// The id of the guarded root.
@@ -55,6 +57,14 @@ pub static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 /// test of one bit, without a look-up.
 #[unsafe(no_mangle)]
 pub static ENDPOINT_BITS: Global<u64> = Global::new(0);
+
+/// The endpoint whose requests are looked at.
+#[unsafe(no_mangle)]
+pub static IMDS_ENDPOINT: Global<u8> = Global::new(0);
+
+/// Whether they are. The verifier of a kernel for which that is too much never sees it.
+#[unsafe(no_mangle)]
+pub static AUDITS_REQUESTS: Global<u8> = Global::new(0);
 
 #[btf_map]
 pub static ENDPOINTS: HashMap<Address, EndpointId, 64> = HashMap::new();
@@ -76,6 +86,10 @@ pub static LOST: PerCpuArray<u64, { Lost::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<AttemptEvent, { 256 * 1024 }> = RingBuf::new();
 
+/// Without a budget for each pod: these are counted, and a pod that floods IMDS is limited there.
+#[btf_map]
+pub static REQUESTS: RingBuf<RequestRecord, { 256 * 1024 }> = RingBuf::new();
+
 /// Every record is a bell: its content says nothing, the cgroup tree itself is the truth.
 #[btf_map]
 pub static CGROUP_CHANGES: RingBuf<u64, { 4 * 1024 }> = RingBuf::new();
@@ -92,3 +106,7 @@ pub static GATES: HashMap<GateKey, u8, 8192, { BPF_F_NO_PREALLOC as usize }> = H
 
 #[btf_map]
 pub static REDIRECTED: SkStorage<Redirected> = SkStorage::new();
+
+/// Only for sockets that send a request to IMDS.
+#[btf_map]
+pub static OPEN_REQUESTS: SkStorage<OpenRequest> = SkStorage::new();

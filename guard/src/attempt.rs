@@ -74,9 +74,8 @@ impl Attribution<'_> {
         let pod = self.index.identify(event.pod);
         let container = self.index.container(event.pod, event.container);
         let process = event.hook() != Hook::Egress;
-        let since_boot = jiff::SignedDuration::from_nanos(i64::try_from(event.time).unwrap_or(i64::MAX));
         Attempt {
-            time: self.boot.saturating_add(since_boot).unwrap_or(self.boot),
+            time: self.time(event.time),
             event: "imds_guard.attempt",
             namespace: pod.map(|pod| pod.workload.namespace.clone()),
             service_account: pod.map(|pod| pod.workload.service_account.clone()),
@@ -98,6 +97,12 @@ impl Attribution<'_> {
             policy_sha256: self.policy_sha256.to_owned(),
             socket_creator: (event.creator != CgroupId(0)).then(|| self.name(event.creator)),
         }
+    }
+
+    /// The wall clock's time of what happened so many nanoseconds after the boot.
+    pub fn time(&self, nanoseconds: u64) -> Timestamp {
+        let since_boot = jiff::SignedDuration::from_nanos(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
+        self.boot.saturating_add(since_boot).unwrap_or(self.boot)
     }
 
     fn name(&self, cgroup: CgroupId) -> String {

@@ -17,6 +17,7 @@ pub mod notices;
 pub mod pods;
 pub mod policy;
 pub mod reconcile;
+pub mod request;
 pub mod sinks;
 pub mod text;
 pub mod workload;

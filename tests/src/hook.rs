@@ -20,6 +20,7 @@ pub enum Hook {
     Bind6,
     Getpeername4,
     Getpeername6,
+    Ingress,
     Egress,
     SockCreate,
 }
@@ -32,7 +33,7 @@ pub(crate) struct EmptyProgram {
 
 impl Hook {
     /// Every hook that the guard uses.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect4,
         Self::Connect6,
         Self::Sendmsg4,
@@ -41,6 +42,7 @@ impl Hook {
         Self::Bind6,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Ingress,
         Self::Egress,
         Self::SockCreate,
     ];
@@ -71,7 +73,7 @@ impl Hook {
     /// `enum bpf_prog_type`.
     fn program_type(self) -> u32 {
         match self {
-            Self::Egress => 8,
+            Self::Ingress | Self::Egress => 8,
             Self::SockCreate => 9,
             Self::Connect4
             | Self::Connect6
@@ -87,6 +89,7 @@ impl Hook {
     /// `enum bpf_attach_type`.
     fn attach_type(self) -> u32 {
         match self {
+            Self::Ingress => 0,
             Self::Egress => 1,
             Self::SockCreate => 2,
             Self::Bind4 => 8,

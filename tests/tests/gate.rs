@@ -87,9 +87,13 @@ fn each_verdict_is_answered_on_every_network_over_both_families() -> Result<()> 
             let url = |path: &str| format!("http://{host}/latest/{path}");
             let answer = curl(denied, &[&url(REGION)])?;
             ensure!(answer.status == 403, "{}", answer.text);
-            for words in
-                ["content-type: text/plain", "x-imds-guard-rule: default", "shop/cart may not use IMDS", "https://wiki.example/aws", "(denial "]
-            {
+            for words in [
+                "content-type: text/plain",
+                "x-imds-guard-rule: default",
+                "shop/cart may not use IMDS",
+                "https://wiki.example/aws",
+                "(denial ",
+            ] {
                 ensure!(answer.text.contains(words), "`{words}` is missing in: {}", answer.text);
             }
             let answer = curl(filtered, &[&url(REGION)])?;
@@ -140,8 +144,9 @@ fn an_answer_comes_through_as_imds_gave_it() -> Result<()> {
     for request in requests {
         let (direct, through) = (curl(node.outside(), request)?, curl(&allowed, request)?);
         // A token and the second of the day differ; everything else is the same.
-        let without_date =
-            |answer: &Answer| answer.headers().into_iter().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>();
+        let without_date = |answer: &Answer| {
+            answer.headers().into_iter().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>()
+        };
         ensure!(without_date(&direct) == without_date(&through), "{} then {}", direct.text, through.text);
     }
     agent.stop()
@@ -155,7 +160,8 @@ fn a_token_is_required_where_the_policy_says_so() -> Result<()> {
     agent.wait_ready(READY)?;
     let answer = get(&strict, ROLE)?;
     ensure!(answer.status == 401, "{}", answer.text);
-    let put = curl(&strict, &["-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", &url("api/token")])?;
+    let put =
+        curl(&strict, &["-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", &url("api/token")])?;
     ensure!(put.status == 200, "{}", put.text);
     let token = put.text.rsplit("\r\n").next().unwrap_or_default();
     let header = format!("X-aws-ec2-metadata-token: {token}");
@@ -202,7 +208,9 @@ fn a_sandbox_that_is_made_again_gets_a_gate_of_its_own() -> Result<()> {
     ensure!(get(&pod, REGION)?.status == 200);
     let before = Place::clone(&pod);
     node.restart_sandbox(&mut pod)?;
-    wait_until(READY, "the new sandbox's gate", || get(&pod, REGION).is_ok_and(|answer| answer.status == 200))?;
+    wait_until(READY, "the new sandbox's gate", || {
+        get(&pod, REGION).is_ok_and(|answer| answer.status == 200)
+    })?;
     ensure!(get(&pod, ROLE)?.status == 403);
     // What is left of the old one has the same cgroup, another network, and no gate.
     let outcome = before.attack(Vector::Tcp)?.outcome;
@@ -260,7 +268,9 @@ fn who_asks_in_a_loop_starves_nobody() -> Result<()> {
     agent.wait_ready(READY)?;
     let sieges = loopers.iter().map(|pod| pod.besiege(Vector::Tcp)).collect::<Result<Vec<_>>>()?;
     wait_until(READY, "the budget to be used up", || {
-        agent.metrics().is_ok_and(|metrics| metrics.count("imds_guard_requests_total", &[("code", "429")]) > 0)
+        agent
+            .metrics()
+            .is_ok_and(|metrics| metrics.count("imds_guard_requests_total", &[("code", "429")]) > 0)
     })?;
     node.simulator().forget();
     let started = Instant::now();
@@ -312,7 +322,17 @@ fn an_imds_that_is_away_is_said_to_be() -> Result<()> {
     ensure!(answer.status == 502 && answer.text.contains("IMDS can't be reached"), "{}", answer.text);
     // Its neighbour's address is now nobody's: whatever is sent is lost.
     node.namespace().run(|| {
-        let lose = ["neigh", "replace", "10.214.0.1", "lladdr", "02:00:00:00:00:ff", "dev", "uplink", "nud", "permanent"];
+        let lose = [
+            "neigh",
+            "replace",
+            "10.214.0.1",
+            "lladdr",
+            "02:00:00:00:00:ff",
+            "dev",
+            "uplink",
+            "nud",
+            "permanent",
+        ];
         let status = Command::new("ip").args(lose).status()?;
         ensure!(status.success());
         Ok(())

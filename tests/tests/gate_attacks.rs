@@ -23,7 +23,8 @@ rules:
 
 /// Everything that listens on the loopback address in a namespace, at a port that a gate can have.
 fn gate_ports(namespace: &Namespace) -> Result<Vec<u16>> {
-    let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/tcp").context("read the sockets"))?;
+    let table =
+        namespace.run(|| fs::read_to_string("/proc/thread-self/net/tcp").context("read the sockets"))?;
     let ports = table.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (local, state) = (fields.next()?, fields.nth(1)?);
@@ -150,7 +151,11 @@ fn a_packet_from_the_neighbourhood_does_not_reach_a_gate() -> Result<()> {
     let mac = attacker.namespace().run(|| {
         let output = Command::new("ip").args(["-4", "neigh", "show", "dev", "eth0"]).output()?;
         let text = String::from_utf8(output.stdout)?;
-        text.split(' ').skip_while(|word| *word != "lladdr").nth(1).map(ToOwned::to_owned).context("a neighbour")
+        text.split(' ')
+            .skip_while(|word| *word != "lladdr")
+            .nth(1)
+            .map(ToOwned::to_owned)
+            .context("a neighbour")
     })?;
     let inject = |port: u16| -> Result<Outcome> {
         attacker.attack_gate(&["inject", "eth0", &mac, &source.to_string(), &port.to_string()])
@@ -188,7 +193,9 @@ fn a_tenant_that_holds_ports_only_moves_its_gate() -> Result<()> {
     let node = Node::new(Driver::Systemd)?;
     let pod = node.pod(PodSpec { listed: false, ..PodSpec::new("shop", "api") })?;
     let held: Vec<_> = pod.namespace().run(|| {
-        Ok((61_000..61_010).map(|port| std::net::TcpListener::bind(("0.0.0.0", port))).collect::<std::io::Result<_>>()?)
+        Ok((61_000..61_010)
+            .map(|port| std::net::TcpListener::bind(("0.0.0.0", port)))
+            .collect::<std::io::Result<_>>()?)
     })?;
     let mut agent = Agent::start(&node, POLICY)?;
     agent.wait_ready(READY)?;

@@ -7,8 +7,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::{CgroupId, HTTP_PORT, Verdict};
-use hyper::StatusCode;
+use guard_common::{CgroupId, HTTP_PORT};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{chain, state::State};
@@ -130,13 +129,12 @@ impl State {
 
     /// Takes note of a request that a gate answered, and gives a line for the event log.
     pub(super) fn hear_exchange(&mut self, exchange: &Exchange) -> Option<Arc<str>> {
-        let terms = &exchange.terms;
-        if exchange.status == StatusCode::FORBIDDEN && exchange.verdict == Verdict::Deny {
-            if let Some(imds) = self.settings.endpoints.id(Endpoints::IMDS) {
-                self.voice.note_request(terms.cgroup, imds, self.rules.id(terms.rule.as_str()));
-            }
+        let imds = self.settings.endpoints.id(Endpoints::IMDS);
+        if let (Some(_), Some(imds)) = (&exchange.denial_id, imds) {
+            let rule = self.rules.id(&exchange.request.rule);
+            self.voice.note_request(exchange.pod, imds, rule);
         }
-        None
+        self.request_line(exchange.pod, &exchange.request, exchange.denial_id.as_deref())
     }
 
     /// Takes note that a gate has closed by itself: its sandbox is gone. A new one may be there already.

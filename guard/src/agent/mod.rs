@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::Verdict;
+use guard_common::{RequestRecord, Verdict};
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -32,7 +32,7 @@ use crate::{
     changes::Changes,
     endpoints::Endpoints,
     gate::{self, GateSettings},
-    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError},
+    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
@@ -156,6 +156,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let mut kernel = Kernel::load(root, &settings.endpoints)?;
     let bell = kernel.attach_bells();
     let mut events = kernel.take_events()?;
+    let mut requests = kernel.take_requests()?;
     let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
 
@@ -235,6 +236,14 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 let line = serde_json::to_string(&attempt).expect("plain data").into();
                 tell(&log, &events_sender, &state, line);
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
+            answered = hear(&mut requests) => {
+                let (answered, unreadable) = answered.map_err(AgentError::Stream)?;
+                state.lose_events(EventLoss::Unreadable, unreadable);
+                let lines: Vec<_> = answered.iter().filter_map(|record| state.request(record)).collect();
+                for line in lines {
+                    tell(&log, &events_sender, &state, line);
+                }
+            }
             () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
                 state.lose_events(EventLoss::LogFailed, log.failed());
@@ -246,6 +255,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     log.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
+}
+
+/// Waits for requests that were answered; with them, how many records could not be read.
+async fn hear(requests: &mut Requests) -> io::Result<(Vec<RequestRecord>, u64)> {
+    let mut answered = Vec::new();
+    let unreadable = requests.drain(|record| answered.push(record)).await?;
+    Ok((answered, unreadable))
 }
 
 /// Answers the API. Whoever asked may have gone away.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry};
+use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry, RequestRecord};
 use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::{
     memory::Memory,
     pods::{self, Identity, Index, Pod},
     reconcile::{self, Desired, Entries, RuleNames, Step},
+    request::{LineBudget, Request},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
 };
 
@@ -68,6 +69,7 @@ pub(super) struct State {
     strays: HashMap<CgroupId, Instant>,
     next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
+    request_lines: LineBudget,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl State {
             strays: HashMap::new(),
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
+            request_lines: LineBudget::default(),
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -418,14 +421,43 @@ impl State {
     }
 
     pub(super) fn attribute(&self, event: &AttemptEvent) -> Attempt {
-        let attribution = Attribution {
+        self.attribution().attribute(event)
+    }
+
+    /// Counts a request, and writes the event log's line of it if there is to be one. What the gates ask in the name of
+    /// pods is the agent's own, and counted there.
+    pub(super) fn request(&mut self, record: &RequestRecord) -> Option<Arc<str>> {
+        if Some(record.pod) == self.own {
+            return None;
+        }
+        let request = Request::attribute(record, self.attribution());
+        self.metrics.requests().count(&request.counted());
+        self.request_line(record.pod, &request, None)
+    }
+
+    /// The event log's line of a request, if its pod's budget has room for one.
+    pub(super) fn request_line(
+        &mut self,
+        pod: CgroupId,
+        request: &Request,
+        denial_id: Option<&str>,
+    ) -> Option<Arc<str>> {
+        if !self.request_lines.take(pod, Timestamp::now()) {
+            self.metrics.lose(EventLoss::Budget, 1);
+            return None;
+        }
+        let line = request.line(self.policy.policy.sha256(), denial_id);
+        Some(serde_json::to_string(&line).expect("plain data").into())
+    }
+
+    fn attribution(&self) -> Attribution<'_> {
+        Attribution {
             index: &self.index,
             endpoints: &self.settings.endpoints,
             rules: &self.rules,
             policy_sha256: self.policy.policy.sha256(),
             boot: boot_time(),
-        };
-        attribution.attribute(event)
+        }
     }
 
     /// Whether the walks know the pod that an event names.

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::{client, style};
-use crate::text::escape;
+use crate::{request::RequestLine, text::escape};
 
 /// Show attempts as they happen.
 ///
@@ -92,6 +92,16 @@ fn readable(event: &Value, colour: bool) -> String {
     // Of `2026-01-31T12:34:56.123456789Z` the time of the day, to the millisecond.
     let time: String = field("time").chars().skip(11).take(12).collect();
     let outcome = if colour { coloured(outcome) } else { format!("{outcome:15}") };
+    if event["event.name"] == RequestLine::EVENT {
+        return format!(
+            "{time}  {outcome}  {who} → imds {} {} {} (IMDS {}, rule {})",
+            field("http.request.method"),
+            field("imds_guard.path_class"),
+            field("http.response.status_code"),
+            field("imds_guard.imds_version"),
+            field("imds_guard.rule"),
+        );
+    }
     format!(
         "{time}  {outcome}  {who}{process} → {} {} ({}, rule {}{creator})",
         field("imds_guard.endpoint"),

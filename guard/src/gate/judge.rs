@@ -6,7 +6,7 @@ use guard_common::{CgroupId, Mode, Verdict};
 use hyper::{
     HeaderMap, Method, StatusCode,
     header::{self, HeaderName},
-    http::{request, uri::PathAndQuery},
+    http::{request::Parts, uri::PathAndQuery},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     imds::{Class, Filter, MetadataPath},
     pods::Pod,
     policy::RuleName,
+    request::{self, Asked, PathAsked},
 };
 
 /// The header with an IMDSv2 session token.
@@ -49,15 +50,11 @@ pub struct Terms {
     pub policy_sha256: Arc<str>,
 }
 
-/// What a request is, and what becomes of it.
+/// What a request asks for, and what becomes of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// The name of the class of its path; `unparsed` for what is no path of IMDS.
-    pub(super) class: &'static str,
-    /// The role whose credentials are asked for.
-    pub(super) role: Option<String>,
-    /// Whether it is a request of IMDSv2: it has a token, or asks for one.
-    pub(super) is_v2: bool,
+    /// None for what is no path of IMDS.
+    pub(super) asked: Option<Asked>,
     pub(super) fate: Fate,
 }
 
@@ -76,23 +73,24 @@ impl Terms {
     }
 
     /// Judges a request. `has_body` says whether one is announced.
-    pub(super) fn judge(&self, head: &request::Parts, has_body: bool) -> Judged {
+    pub(super) fn judge(&self, head: &Parts, has_body: bool) -> Judged {
         let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let path = MetadataPath::parse(target).ok();
-        let class = path.as_ref().map_or("unparsed", |path| path.class().as_str());
-        let role = path.as_ref().and_then(|path| path.role()).map(ToOwned::to_owned);
-        let asks_for_token = head.method == Method::PUT && class == Class::Token.as_str();
-        let is_v2 = asks_for_token || head.headers.contains_key(TOKEN);
+        let asked = path.as_ref().map(|path| Asked {
+            method: request::known(head.method.as_str()),
+            path: PathAsked::of(path),
+            has_token: head.headers.contains_key(TOKEN),
+        });
         let fate = match malformed(head, has_body) {
             Some(why) => {
                 Fate::Answer { status: StatusCode::BAD_REQUEST, text: format!("imds-guard: {why}\n") }
             }
-            None => self.decide(head, path.as_ref(), is_v2),
+            None => self.decide(head, path.as_ref(), asked.as_ref().is_some_and(Asked::is_v2)),
         };
-        Judged { class, role, is_v2, fate }
+        Judged { asked, fate }
     }
 
-    fn decide(&self, head: &request::Parts, path: Option<&MetadataPath>, is_v2: bool) -> Fate {
+    fn decide(&self, head: &Parts, path: Option<&MetadataPath>, is_v2: bool) -> Fate {
         let as_asked = || head.uri.path_and_query().cloned().map_or_else(|| self.deny(None), Fate::Pass);
         match (self.mode, self.verdict, &self.filter) {
             // The policy has just changed, and this connection was here before.
@@ -139,7 +137,7 @@ fn canonical(path: &MetadataPath) -> Option<PathAndQuery> {
 }
 
 /// What no client of IMDS does, and what another server could understand in another way.
-fn malformed(head: &request::Parts, has_body: bool) -> Option<&'static str> {
+fn malformed(head: &Parts, has_body: bool) -> Option<&'static str> {
     if has_body || head.headers.contains_key(header::TRANSFER_ENCODING) {
         return Some("a request to IMDS has no body");
     }

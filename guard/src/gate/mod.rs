@@ -33,8 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_common::{CgroupId, GATE_PORT_FIRST, Gate, Mode, Verdict};
-use hyper::{Method, StatusCode};
+use guard_common::{CgroupId, GATE_PORT_FIRST, Gate, Mode};
 use tokio::{
     sync::{mpsc, watch},
     task::LocalSet,
@@ -43,7 +42,7 @@ use tokio::{
 pub use door::DoorError;
 pub use judge::Terms;
 
-use crate::{pods, sinks::metrics::GateMetrics};
+use crate::{pods, request::Request, sinks::metrics::GateMetrics};
 use budget::NodeBudget;
 use door::{Doorkeeper, enter, open_host};
 use sandbox::{Holder, Sandbox};
@@ -78,31 +77,12 @@ pub enum News {
 /// A request that a gate answered.
 #[derive(Debug)]
 pub struct Exchange {
-    /// What held when it was judged.
-    pub terms: Arc<Terms>,
-    pub method: Method,
-    /// The name of the class of its path.
-    pub class: &'static str,
-    /// The role whose credentials it asked for.
-    pub role: Option<String>,
-    /// Whether it was a request of IMDSv2.
-    pub is_v2: bool,
-    /// What became of it: deny, if the gate itself answered.
-    pub verdict: Verdict,
-    pub status: StatusCode,
+    pub pod: CgroupId,
+    /// Its verdict is to deny, if the gate itself answered.
+    pub request: Request,
+    /// There if the policy denied it.
+    pub denial_id: Option<String>,
     pub took: Duration,
-}
-
-impl Exchange {
-    /// The version of IMDS. Without a token it is the first only if it was answered: clients that were denied try the
-    /// other version too.
-    pub fn imds_version(&self) -> &'static str {
-        match (self.is_v2, self.status) {
-            (true, _) => "v2",
-            (false, StatusCode::OK) => "v1",
-            (false, _) => "unknown",
-        }
-    }
 }
 
 /// Where a pod that needs a gate has its cgroup, and what is to hold there.

@@ -22,6 +22,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpStream},
@@ -38,7 +39,10 @@ use super::{
     peer::Peers,
     upstream::{Answer, Upstream, UpstreamError},
 };
-use crate::sinks::metrics::GateMetrics;
+use crate::{
+    request::{Request as Answered, Requester},
+    sinks::metrics::GateMetrics,
+};
 
 /// How many connections a pod may have.
 const CONNECTIONS_OF_A_POD: usize = 64;
@@ -232,8 +236,7 @@ impl Gate {
         let terms = Arc::clone(&self.terms.borrow());
         let has_body = !request.body().is_end_stream();
         let (head, _) = request.into_parts();
-        let Judged { class, role, is_v2, fate } = terms.judge(&head, has_body);
-        let method = head.method.clone();
+        let Judged { asked, fate } = terms.judge(&head, has_body);
         let (verdict, response) = match fate {
             Fate::Answer { status, text } => (Verdict::Deny, refuse(status, text, &terms, has_body)),
             Fate::Pass(path) => match self.budget.take(started) {
@@ -254,14 +257,20 @@ impl Gate {
                 }
             },
         };
+        let status = response.status();
+        let denied = verdict == Verdict::Deny && status == StatusCode::FORBIDDEN;
         self.tell(Exchange {
-            terms,
-            method,
-            class,
-            role,
-            is_v2,
-            verdict,
-            status: response.status(),
+            pod: terms.cgroup,
+            denial_id: denied.then(|| terms.denial_id()),
+            request: Answered {
+                time: Timestamp::now(),
+                requester: Requester::of(Some(&terms.pod)),
+                asked,
+                status: status.as_u16(),
+                verdict,
+                mode: terms.mode,
+                rule: terms.rule.as_str().to_owned(),
+            },
             took: started.elapsed(),
         });
         response

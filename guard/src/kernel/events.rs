@@ -1,36 +1,45 @@
-//! The three streams that come up: events, cgroup changes, and the programs' own log.
+//! The streams that come up: events, requests, cgroup changes, and the programs' own log.
 #![expect(unsafe_code, reason = "tokio watches ring buffers by their file descriptor")]
 
-use std::{io, os::fd::AsRawFd};
+use std::{io, marker::PhantomData, os::fd::AsRawFd};
 
 use aya::{
     Ebpf,
     maps::{Map, MapData, RingBuf},
 };
 use aya_log::EbpfLogger;
-use guard_common::AttemptEvent;
+use guard_common::{AttemptEvent, RequestRecord};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes;
 
 use super::load::LoadError;
 
 /// Samples of attempts.
-pub struct Events(AsyncFd<RingBuf<MapData>>);
+pub type Events = Records<AttemptEvent>;
 
-impl Events {
-    pub(super) fn new(map: Map) -> Result<Self, LoadError> {
-        Ok(Self(watch(ring(map, "EVENTS")?, "EVENTS")?))
+/// Requests that went straight to IMDS and were answered.
+pub type Requests = Records<RequestRecord>;
+
+/// The records of a ring buffer.
+pub struct Records<T> {
+    ring: AsyncFd<RingBuf<MapData>>,
+    record: PhantomData<T>,
+}
+
+impl<T: FromBytes> Records<T> {
+    pub(super) fn new(map: Map, name: &'static str) -> Result<Self, LoadError> {
+        Ok(Self { ring: watch(ring(map, name)?, name)?, record: PhantomData })
     }
 
-    /// Waits until there are events and hands each to `take`. Records of another size than ours are counted as
+    /// Waits until there are records and hands each to `take`. Those of another size than ours are counted as
     /// unreadable and returned.
-    pub async fn drain(&mut self, mut take: impl FnMut(AttemptEvent)) -> io::Result<u64> {
-        let mut ready = self.0.readable_mut().await?;
+    pub async fn drain(&mut self, mut take: impl FnMut(T)) -> io::Result<u64> {
+        let mut ready = self.ring.readable_mut().await?;
         let ring = ready.get_inner_mut();
         let mut unreadable = 0;
         while let Some(record) = ring.next() {
-            match AttemptEvent::read_from_bytes(&record) {
-                Ok(event) => take(event),
+            match T::read_from_bytes(&record) {
+                Ok(record) => take(record),
                 Err(_) => unreadable += 1,
             }
         }

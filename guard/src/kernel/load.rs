@@ -124,6 +124,8 @@ pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, Lo
     let has_set_retval = u8::from(probe::set_retval() == Support::Yes);
     let addresses = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.addresses);
     let endpoint_bits = addresses.fold(0_u64, |bits, address| bits | Address::from(*address).bit());
+    let imds = endpoints.id(Endpoints::IMDS).unwrap_or_default();
+    let audits_requests = u8::from(request_audit() == Support::Yes);
     let mut ebpf = EbpfLoader::new()
         // No program reads a kernel structure, so none needs the kernel's own types, which would cost 40 MB to parse.
         .btf(None)
@@ -131,6 +133,8 @@ pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, Lo
         .override_global("ROOT_LEVEL", &root.level, true)
         .override_global("HAS_SET_RETVAL", &has_set_retval, true)
         .override_global("ENDPOINT_BITS", &endpoint_bits, true)
+        .override_global("IMDS_ENDPOINT", &imds, true)
+        .override_global("AUDITS_REQUESTS", &audits_requests, true)
         .load(OBJECT)
         .map_err(|source| LoadError::Object(Box::new(source)))?;
     let map = ebpf.map_mut("ENDPOINTS").ok_or(LoadError::Missing { what: "map", name: "ENDPOINTS" })?;
@@ -144,6 +148,31 @@ pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, Lo
         }
     }
     Ok(ebpf)
+}
+
+/// Whether the kernel's verifier takes the programs that look at requests, found by loading these alone.
+pub(super) fn request_audit() -> Support {
+    let unknown = |error: &dyn std::error::Error| Support::Unknown(probe::innermost(error));
+    raise_locked_memory();
+    let loaded = EbpfLoader::new().btf(None).override_global("AUDITS_REQUESTS", &1_u8, true).load(OBJECT);
+    let mut ebpf = match loaded {
+        Ok(ebpf) => ebpf,
+        Err(error) => return unknown(&error),
+    };
+    for name in ["egress", "ingress"] {
+        let loaded = match program::<CgroupSkb>(&mut ebpf, name) {
+            Ok(program) => program.load(),
+            Err(error) => return unknown(&error),
+        };
+        match loaded {
+            Ok(()) => {}
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() != Some(libc::EPERM) => {
+                return Support::No;
+            }
+            Err(error) => return unknown(&error),
+        }
+    }
+    Support::Yes
 }
 
 /// Attaches every program. From the moment this returns, every attempt of every guarded process is decided.
@@ -169,6 +198,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadErro
         })+};
     }
     each!(CgroupSock: "sock_create" => |program| program.attach(&folder, mode));
+    each!(CgroupSkb: "ingress" => |program| program.attach(&folder, CgroupSkbAttachType::Ingress, mode));
     each!(CgroupSkb: "egress" => |program| program.attach(&folder, CgroupSkbAttachType::Egress, mode));
     each!(
         CgroupSockAddr:

@@ -14,7 +14,7 @@ use aya::{
 use guard_common::{CgroupId, Gate, GateKey, PodEntry};
 
 pub use counters::{Counters, Reading};
-pub use events::{CgroupBell, Events, KernelLog};
+pub use events::{CgroupBell, Events, KernelLog, Requests};
 pub use load::{CheckError, GuardedRoot, LoadError};
 
 use crate::endpoints::Endpoints;
@@ -86,7 +86,12 @@ impl Kernel {
 
     /// The stream of events. It can be taken once.
     pub fn take_events(&mut self) -> Result<Events, LoadError> {
-        Events::new(take(&mut self.ebpf, "EVENTS")?)
+        Events::new(take(&mut self.ebpf, "EVENTS")?, "EVENTS")
+    }
+
+    /// The stream of requests. It can be taken once.
+    pub fn take_requests(&mut self) -> Result<Requests, LoadError> {
+        Requests::new(take(&mut self.ebpf, "REQUESTS")?, "REQUESTS")
     }
 
     /// The stream of the programs' own log. It can be taken once.

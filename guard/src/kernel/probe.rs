@@ -19,7 +19,10 @@ use aya::{
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
 pub use super::query::Sharing;
-use super::query::{HOOKS, query};
+use super::{
+    load,
+    query::{HOOKS, query},
+};
 use crate::pods;
 
 /// What was found out about this host.
@@ -43,6 +46,8 @@ pub struct Facts {
     pub ring_buffer: Support,
     /// Storage kept with a socket (Linux 5.2).
     pub socket_storage: Support,
+    /// Whether the kernel's verifier takes the programs that look at requests.
+    pub request_audit: Support,
     /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
     /// needs; or why they can't be listed.
     pub attachments: Result<Vec<Attachment>, String>,
@@ -138,6 +143,7 @@ impl Facts {
             set_retval: set_retval(),
             ring_buffer: support(is_map_supported(MapType::RingBuf)),
             socket_storage: support(is_map_supported(MapType::SkStorage)),
+            request_audit: load::request_audit(),
             attachments: attachments.map_err(|error| error.to_string()),
             locked_memory: locked_memory(&read("/proc/self/limits")),
             cgroup_mount,
@@ -203,7 +209,7 @@ fn support(probed: Result<bool, impl Error>) -> Support {
 }
 
 /// The cause at the bottom: what the kernel said.
-fn innermost(error: &dyn Error) -> String {
+pub(super) fn innermost(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), innermost)
 }
 

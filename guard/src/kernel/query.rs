@@ -3,7 +3,8 @@
 use std::{fs::File, io, os::fd::AsRawFd};
 
 /// The hooks that the guard attaches to, with the kernel's numbers for them (`enum bpf_attach_type`).
-pub(super) const HOOKS: [(&str, u32); 10] = [
+pub(super) const HOOKS: [(&str, u32); 11] = [
+    ("cgroup_skb/ingress", 0),
     ("cgroup_skb/egress", 1),
     ("cgroup/sock_create", 2),
     ("cgroup/bind4", 8),

@@ -10,7 +10,7 @@ use prometheus::{
 
 use crate::{
     endpoints::Endpoints, gate::Exchange, kernel::Reading, kubernetes::Reason, pods::Index,
-    reconcile::RuleNames,
+    reconcile::RuleNames, request::ImdsVersion,
 };
 
 /// Everything that `/metrics` shows.
@@ -28,6 +28,7 @@ pub struct Metrics {
     reload_success_time: IntGauge,
     started_unguarded: IntGaugeVec,
     kubernetes: KubernetesMetrics,
+    requests: RequestMetrics,
     gate: GateMetrics,
     gates: IntGaugeVec,
     degraded: IntGaugeVec,
@@ -59,6 +60,7 @@ impl Metrics {
             "Events that did not reach the log, by reason. Attempts are counted all the same.",
             &["reason"],
         )?;
+        let requests = RequestMetrics::new(&registry)?;
         let attempt_labels = ["namespace", "service_account", "endpoint", "verdict", "mode"];
         let metrics = Self {
             attempts: counters(
@@ -89,8 +91,10 @@ impl Metrics {
             )?,
             gate: GateMetrics::new(
                 &registry,
+                requests.clone(),
                 events_lost.with_label_values(&[EventLoss::GateQueueFull.as_str()]),
             )?,
+            requests,
             events_lost,
             enforcing: gauge(
                 &registry,
@@ -169,6 +173,11 @@ impl Metrics {
     /// What the agent counts of its talk with the API server.
     pub fn kubernetes(&self) -> KubernetesMetrics {
         self.kubernetes.clone()
+    }
+
+    /// What is counted of requests.
+    pub fn requests(&self) -> RequestMetrics {
+        self.requests.clone()
     }
 
     /// Shows the pods that ran before the guard, each with its namespace and service account.
@@ -253,7 +262,7 @@ impl Metrics {
 /// What the gates count, each on its own thread.
 #[derive(Clone)]
 pub struct GateMetrics {
-    pub requests: RequestMetrics,
+    requests: RequestMetrics,
     /// How long they took to answer.
     duration: Histogram,
     /// Connections that were not the pod's.
@@ -263,14 +272,14 @@ pub struct GateMetrics {
 }
 
 impl GateMetrics {
-    fn new(registry: &Registry, untold: IntCounter) -> prometheus::Result<Self> {
+    fn new(registry: &Registry, requests: RequestMetrics, untold: IntCounter) -> prometheus::Result<Self> {
         let duration = HistogramOpts::new(
             "imds_guard_gate_request_duration_seconds",
             "How long gates took to answer a request, IMDS and the wait for a turn included.",
         )
         .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
         Ok(Self {
-            requests: RequestMetrics::new(registry)?,
+            requests,
             duration: register(registry, Histogram::with_opts(duration)?)?,
             strangers: counter(
                 registry,
@@ -283,71 +292,8 @@ impl GateMetrics {
 
     /// Counts a request.
     pub fn count(&self, exchange: &Exchange) {
-        let workload = &exchange.terms.pod.workload;
-        self.requests.count(&CountedRequest {
-            namespace: &workload.namespace,
-            service_account: &workload.service_account,
-            path_class: exchange.class,
-            imds_version: exchange.imds_version(),
-            verdict: exchange.verdict,
-            code: exchange.status.as_u16(),
-            role: exchange.role.as_deref(),
-        });
+        self.requests.count(&exchange.request.counted());
         self.duration.observe(exchange.took.as_secs_f64());
-    }
-}
-
-/// What is counted of requests, whoever answered them.
-#[derive(Clone)]
-pub struct RequestMetrics {
-    requests: IntCounterVec,
-    credentials_issued: IntCounterVec,
-}
-
-/// A request, as it is counted.
-#[derive(Clone, Copy, Debug)]
-pub struct CountedRequest<'a> {
-    pub namespace: &'a str,
-    pub service_account: &'a str,
-    pub path_class: &'a str,
-    pub imds_version: &'a str,
-    pub verdict: Verdict,
-    pub code: u16,
-    /// The role whose credentials were asked for.
-    pub role: Option<&'a str>,
-}
-
-impl RequestMetrics {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {
-            requests: counters(
-                registry,
-                "imds_guard_requests_total",
-                "Requests to IMDS that were answered, by IMDS or by a gate.",
-                &["namespace", "service_account", "path_class", "imds_version", "verdict", "code"],
-            )?,
-            credentials_issued: counters(
-                registry,
-                "imds_guard_credentials_issued_total",
-                "Answers of IMDS with credentials of the node.",
-                &["namespace", "service_account", "imds_version", "role"],
-            )?,
-        })
-    }
-
-    /// Counts a request.
-    pub fn count(&self, request: &CountedRequest<'_>) {
-        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
-            *request;
-        let labels =
-            [namespace, service_account, path_class, imds_version, verdict.as_str(), &code.to_string()];
-        self.requests.with_label_values(&labels).inc();
-        // What IMDS does not know it does not answer with 200: the names of roles are the node's own.
-        if let (Some(role), 200) = (role, code) {
-            self.credentials_issued
-                .with_label_values(&[namespace, service_account, imds_version, role])
-                .inc();
-        }
     }
 }
 
@@ -390,6 +336,64 @@ impl KubernetesMetrics {
     }
 }
 
+/// What is counted of the requests that were answered, by IMDS itself or by a gate.
+#[derive(Clone)]
+pub struct RequestMetrics {
+    requests: IntCounterVec,
+    credentials_issued: IntCounterVec,
+}
+
+/// A request as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedRequest<'a> {
+    pub namespace: &'a str,
+    pub service_account: &'a str,
+    pub path_class: &'a str,
+    pub imds_version: ImdsVersion,
+    pub verdict: &'a str,
+    /// The status of the answer; 0 where it is not known.
+    pub code: u16,
+    /// The role whose credentials were asked for.
+    pub role: Option<&'a str>,
+}
+
+impl RequestMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            requests: counters(
+                registry,
+                "imds_guard_requests_total",
+                "Requests to IMDS that were answered, by what they asked for. Those that a proxy of the node carried have \
+                 the service account `via-proxy`; those of pods that have no name yet have empty labels.",
+                &["namespace", "service_account", "path_class", "imds_version", "verdict", "code"],
+            )?,
+            credentials_issued: counters(
+                registry,
+                "imds_guard_credentials_issued_total",
+                "Credentials of a role that IMDS gave away.",
+                &["namespace", "service_account", "imds_version", "role"],
+            )?,
+        })
+    }
+
+    /// Counts one request. A role is only counted where its credentials were given: IMDS knows no other.
+    pub fn count(&self, request: &CountedRequest<'_>) {
+        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
+            *request;
+        let version = imds_version.as_str();
+        let code_text = match code {
+            100..=599 => code.to_string(),
+            _ => "unknown".to_owned(),
+        };
+        self.requests
+            .with_label_values(&[namespace, service_account, path_class, version, verdict, &code_text])
+            .inc();
+        if let (200, Some(role)) = (code, role) {
+            self.credentials_issued.with_label_values(&[namespace, service_account, version, role]).inc();
+        }
+    }
+}
+
 /// Why an event was lost after it had come up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventLoss {
@@ -401,6 +405,8 @@ pub enum EventLoss {
     Unreadable,
     /// The agent could not keep up with the gates.
     GateQueueFull,
+    /// Its pod had spent its budget.
+    Budget,
 }
 
 impl EventLoss {
@@ -410,6 +416,7 @@ impl EventLoss {
             Self::LogFailed => "log_failed",
             Self::Unreadable => "unreadable",
             Self::GateQueueFull => "gate_queue_full",
+            Self::Budget => guard_common::Lost::Budget.as_str(),
         }
     }
 }

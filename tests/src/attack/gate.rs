@@ -170,7 +170,9 @@ fn await_answer(mut socket: &Socket, port: u16) -> io::Result<usize> {
     while Instant::now() < deadline {
         let length = socket.read(&mut buffer)?;
         let packet = &buffer[..length];
-        let Some(segment) = payload(packet).filter(|_| is_from(packet, Ipv4Addr::LOCALHOST)) else { continue };
+        let Some(segment) = payload(packet).filter(|_| is_from(packet, Ipv4Addr::LOCALHOST)) else {
+            continue;
+        };
         if segment.get(..2) == Some(&port.to_be_bytes()[..]) {
             match segment.get(13) {
                 Some(&SYN_ACK) => return Ok(length),

@@ -27,11 +27,11 @@ use tokio::sync::oneshot;
 
 use crate::namespace::Namespace;
 use answer::Rules;
+pub use answer::resolve;
 use hop_limit::HopLimit;
 pub use lenient::Key;
 pub use metadata::{NODE_ROLE, SECRETS};
 pub use record::{Line, Request, Seen, Traffic};
-pub use answer::resolve;
 use serve::{Opened, Shared};
 
 /// The IPv4 address of IMDS.

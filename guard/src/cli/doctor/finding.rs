@@ -54,6 +54,7 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         ring_buffer(&facts.ring_buffer),
         socket_storage(&facts.socket_storage),
         set_retval(&facts.set_retval),
+        request_audit(&facts.request_audit),
         btf(facts.btf),
         bpffs(facts.bpffs),
     ];
@@ -270,6 +271,18 @@ fn set_retval(support: &Support) -> Finding {
             "denied pods fail with `operation not permitted`, which reads like a fault of their own",
         ),
         Support::Unknown(reason) => ERRNO.untried(reason),
+    }
+}
+
+fn request_audit(support: &Support) -> Finding {
+    const REQUESTS: Item = item("request_audit", "requests to IMDS");
+    match support {
+        Support::Yes => REQUESTS.ok("their paths and answers are counted"),
+        Support::No => REQUESTS.degraded(
+            "the kernel does not load the programs that read them",
+            "attempts are counted; what was asked for is not, where pods reach IMDS directly",
+        ),
+        Support::Unknown(reason) => REQUESTS.untried(reason),
     }
 }
 
