@@ -1,7 +1,7 @@
 //! What must hold for every target that a client can send, whatever is in it. Both the fuzz target and a test of the
 //! agent call it.
 
-use guard_tests::simulator::resolve;
+use guard_tests::simulator::{Key, resolve};
 
 use crate::imds::{Class, Filter, Item, MetadataPath, Method, Tokens};
 
@@ -37,10 +37,13 @@ pub(crate) fn holds(target: &str) {
         for path in [canonical.to_owned(), canonical.to_ascii_lowercase()] {
             let found = resolve(&path);
             assert!(
-                found.as_deref().is_none_or(|found| REGION.contains(&found)),
+                found.as_deref().is_none_or(|found| REGION.contains(&found.trim_end_matches('/'))),
                 "{target:?} finds {found:?}"
             );
         }
+        // Nor would a service that reads far more into a path.
+        let key = Key::of(canonical.as_bytes());
+        assert!(matches!(key, Key::Nothing | Key::Token | Key::Region), "{target:?} could find {key:?}");
     }
     if filter.allows(&path, &Method::PUT) {
         assert!(canonical.trim_end_matches('/').eq_ignore_ascii_case("/latest/api/token"), "{target:?}");
