@@ -308,7 +308,9 @@ fn an_event_says_who_asked_for_what() -> Result<()> {
     let mut agent = Agent::start(&node, ENFORCE)?;
     agent.wait_ready(READY)?;
     refused(&pod.attack(Vector::TcpMapped)?)?;
-    let event = guard_tests::wait_for(READY, "the event", || agent.events().ok()?.into_iter().next())?;
+    let event = guard_tests::wait_for(READY, "the event", || {
+        agent.events().ok()?.into_iter().find(|event| event["event.name"] == "imds_guard.attempt")
+    })?;
     for (field, expected) in [
         ("event.name", "imds_guard.attempt"),
         ("k8s.namespace.name", "shop"),

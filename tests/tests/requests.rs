@@ -64,8 +64,8 @@ fn every_answered_request_counts_once_by_what_it_asked_for() -> Result<()> {
         ("credentials", "v1", "200", 1),
         ("token", "v2", "200", 1),
         ("credentials", "v2", "200", 1),
-        ("instance", "unknown", "404", 1),
-        ("instance", "unknown", "401", 1),
+        ("other", "unknown", "404", 1),
+        ("network", "unknown", "401", 1),
     ];
     counted(&agent, "cart", &of_curl)?;
     for version in ["v1", "v2"] {
@@ -77,10 +77,10 @@ fn every_answered_request_counts_once_by_what_it_asked_for() -> Result<()> {
         (
             "kept alive",
             format!("{V4}{MAC}{ANSWER}{MAC}{ANSWER}{MAC}{ANSWER}"),
-            &[("instance", "v1", "200", 3)],
+            &[("network", "v1", "200", 3)],
         ),
-        ("IPv6", format!("{V6}{MAC}{ANSWER}"), &[("instance", "v1", "200", 1)]),
-        ("mapped", format!("{MAPPED}{MAC}{ANSWER}"), &[("instance", "v1", "200", 1)]),
+        ("IPv6", format!("{V6}{MAC}{ANSWER}"), &[("network", "v1", "200", 1)]),
+        ("mapped", format!("{MAPPED}{MAC}{ANSWER}"), &[("network", "v1", "200", 1)]),
         (
             "split",
             format!(
@@ -108,7 +108,7 @@ fn every_answered_request_counts_once_by_what_it_asked_for() -> Result<()> {
             format!(
                 "{V4}printf 'GET /latest/meta-data/mac HTTP/1.1\\r\\nHost: h\\r\\nA: %0900d\\r\\n\\r\\n' 0 | send\n{ANSWER}"
             ),
-            &[("instance", "v1", "200", 1)],
+            &[("network", "v1", "200", 1)],
         ),
     ];
     for (case, script, expected) in cases {
@@ -121,7 +121,7 @@ fn every_answered_request_counts_once_by_what_it_asked_for() -> Result<()> {
 
     connected.write_line("go")?;
     ensure!(connected.wait(READY)?.success());
-    counted(&agent, "cart", &[&of_curl[..], &[("instance", "v1", "200", 1)]].concat())?;
+    counted(&agent, "cart", &[&of_curl[..], &[("network", "v1", "200", 1)]].concat())?;
     agent.stop()
 }
 
@@ -137,10 +137,13 @@ fn enforced_only_what_is_allowed_is_told_of() -> Result<()> {
     ensure!(!report.outcome.got_bytes(), "{report:?}");
     ensure!(!denied.attack(Vector::Tcp)?.outcome.got_bytes());
     curl(&allowed, "/latest/meta-data/mac", &[])?;
-    counted(&agent, "agent", &[("instance", "v1", "200", 1)])?;
+    counted(&agent, "agent", &[("network", "v1", "200", 1)])?;
     let labels = [("service_account", "agent"), ("verdict", "allow")];
     let metrics = agent.metrics()?;
-    ensure!(metrics.count(REQUESTS, &labels) == 1 && metrics.count(REQUESTS, &[]) == 1, "{metrics:?}");
+    // The gate answered the denied pod, and the connection from before the guard got nowhere.
+    let denials = [("service_account", "cart"), ("verdict", "deny"), ("code", "403")];
+    ensure!(metrics.count(REQUESTS, &labels) == 1 && metrics.count(REQUESTS, &denials) == 1, "{metrics:?}");
+    ensure!(metrics.count(REQUESTS, &[]) == 2, "{metrics:?}");
     agent.stop()
 }
 

@@ -15,15 +15,15 @@ use super::case::{Case, Part, Then};
 use super::report::HttpReport;
 
 /// How long a connection is left open in which nothing happens.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The most that a case may take: some send slowly.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Connections at a time.
-const AT_ONCE: usize = 256;
+/// Connections at a time: a gate gives a pod no more than 64.
+const AT_ONCE: usize = 48;
 /// Nobody sends so much back to such requests.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// Performs all `cases` against one address, hundreds at a time, telling `each` report as it comes.
+/// Performs all `cases` against one address, many at a time, telling `each` report as it comes.
 pub fn besiege(cases: Vec<Case>, address: SocketAddr, mut each: impl FnMut(HttpReport)) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
