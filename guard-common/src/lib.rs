@@ -25,7 +25,7 @@ pub use pod::{CgroupId, Kind, PodEntry, Ruling, SocketOrigin};
 pub use request::{OpenRequest, REQUEST_LINE_LEN, RequestRecord, SCAN_BUDGET, Scan, Sent, status_of};
 
 /// Goes up with every change to a layout in this crate: state pinned under another version is not read.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How many endpoints a node can guard: the length of [`PodEntry::rulings`].
 pub const MAX_ENDPOINTS: usize = 8;

@@ -1,10 +1,10 @@
 //! An event of the kernel, attributed: who asked for what, and what was decided. This is a line of the event log.
 
-use guard_common::{AttemptEvent, CgroupId, Hook};
+use guard_common::{AttemptEvent, CgroupId, Hook, Verdict};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{endpoints::Endpoints, pods::Index, reconcile::RuleNames, text::escape};
+use crate::{denial, endpoints::Endpoints, pods::Index, reconcile::RuleNames, text::escape};
 
 /// One attempt, in OpenTelemetry's names where it has them.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +52,9 @@ pub struct Attempt {
     /// The policy in force when the event was read, moments after the attempt.
     #[serde(rename = "imds_guard.policy_sha256")]
     pub policy_sha256: String,
+    /// The id that the Event bears too, of a denied pod that has a name.
+    #[serde(rename = "imds_guard.denial_id", skip_serializing_if = "Option::is_none")]
+    pub denial_id: Option<String>,
     /// The pod that made the socket, where its ruling was the stricter one and decided.
     #[serde(rename = "imds_guard.socket_creator", skip_serializing_if = "Option::is_none")]
     pub socket_creator: Option<String>,
@@ -95,6 +98,9 @@ impl Attribution<'_> {
             rule: self.rules.name(event.rule).to_owned(),
             hook: event.hook().as_str(),
             policy_sha256: self.policy_sha256.to_owned(),
+            denial_id: pod
+                .filter(|_| event.outcome() == Verdict::Deny)
+                .map(|pod| denial::id(&pod.uid, self.rules.name(event.rule), self.policy_sha256)),
             socket_creator: (event.creator != CgroupId(0)).then(|| self.name(event.creator)),
         }
     }

@@ -366,3 +366,41 @@ fn a_denial_bears_the_same_id_in_its_answer_and_in_the_log() -> Result<()> {
     ensure!(event["http.response.status_code"] == 403, "{event}");
     agent.stop()
 }
+
+#[test]
+fn nothing_secret_stays_behind_at_a_gate() -> Result<()> {
+    const PLANTED: [&str; 5] =
+        ["planted-header", "planted-query", "planted-body", "simulated-node-secret", "simulated-node-token"];
+    let node = Node::new(Driver::Cgroupfs)?;
+    let (allowed, denied) = (node.pod(PodSpec::new("shop", "api"))?, node.pod(PodSpec::new("shop", "cart"))?);
+    let mut agent = Agent::start(&node, POLICY)?;
+    agent.wait_ready(READY)?;
+    let put =
+        curl(&allowed, &["-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", &url("api/token")])?;
+    let token = put.text.rsplit("\r\n").next().unwrap_or_default().to_owned();
+    ensure!(token.len() > 20, "{}", put.text);
+    let (header, cookie) = (format!("X-aws-ec2-metadata-token: {token}"), "Cookie: planted-header");
+    let credentials = url(&format!("{ROLE}node-role?planted-query"));
+    let answer = curl(&allowed, &["-H", &header, "-H", cookie, &credentials])?;
+    ensure!(answer.text.contains("simulated-node-secret"), "{}", answer.text);
+    ensure!(curl(&denied, &["-H", &header, "-H", cookie, &credentials])?.status == 403);
+    ensure!(curl(&allowed, &["-d", "planted-body", "-X", "PUT", &url("api/token")])?.status == 400);
+    wait_until(READY, "all requests to be logged", || {
+        agent.events().is_ok_and(|events| {
+            events.iter().filter(|event| event["event.name"] == "imds_guard.request").count() == 4
+        })
+    })?;
+    let told = [
+        agent.get("/metrics")?.1,
+        agent.get("/status")?.1,
+        agent.events()?.iter().map(ToString::to_string).collect(),
+        agent.log(),
+    ];
+    for secret in PLANTED.into_iter().chain([token.as_str()]) {
+        ensure!(told.iter().all(|told| !told.contains(secret)), "`{secret}` is told");
+    }
+    let issued = [("service_account", "api"), ("imds_version", "v2"), ("role", "node-role")];
+    ensure!(agent.metrics()?.count("imds_guard_credentials_issued_total", &issued) == 1);
+    ensure!(agent.metrics()?.count("imds_guard_credentials_issued_total", &[]) == 1);
+    agent.stop()
+}

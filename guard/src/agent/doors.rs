@@ -10,7 +10,7 @@ use std::{
 use guard_common::{CgroupId, HTTP_PORT};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{chain, state::State};
+use super::{chain, state::State, status::GateStatus};
 use crate::{
     endpoints::Endpoints,
     gate::{Exchange, Gates, News, Terms, Wanted},
@@ -31,6 +31,11 @@ pub(super) struct Doors {
 }
 
 impl Doors {
+    /// How many gates are open, and how many pods wait for theirs; none where there are no gates.
+    pub(super) fn counts(&self) -> Option<GateStatus> {
+        self.gates.as_ref().map(|gates| GateStatus { open: gates.len(), missing: self.missing })
+    }
+
     /// When to look again for the sandboxes that were not ready.
     pub(super) fn next_look(&self) -> Option<Instant> {
         self.again.map(|(when, _)| when)
@@ -53,7 +58,8 @@ impl Doors {
 impl State {
     /// Starts the gates. On a host that can have none, what must be filtered is refused, and who is allowed goes straight.
     pub(super) fn start_gates(&mut self) -> Option<mpsc::Receiver<News>> {
-        let imds = imds(&self.settings.endpoints)?;
+        // What is lacking was said at the start.
+        let imds = imds(&self.settings.endpoints).filter(|_| !self.degraded.contains("gate"))?;
         let started = Gates::start(&self.settings.gate, imds, self.metrics.gate());
         self.degrade("gate", started.is_err());
         match started {
@@ -132,9 +138,9 @@ impl State {
         let imds = self.settings.endpoints.id(Endpoints::IMDS);
         if let (Some(_), Some(imds)) = (&exchange.denial_id, imds) {
             let rule = self.rules.id(&exchange.request.rule);
-            self.voice.note_request(exchange.pod, imds, rule);
+            self.voice.note_requests(exchange.pod, imds, exchange.denials, rule);
         }
-        self.request_line(exchange.pod, &exchange.request, exchange.denial_id.as_deref())
+        Some(self.request_line(&exchange.request, exchange.denial_id.as_deref()))
     }
 
     /// Takes note that a gate has closed by itself: its sandbox is gone. A new one may be there already.

@@ -46,7 +46,7 @@ use cluster::Cluster;
 use policy::PolicyInForce;
 use state::State;
 
-pub use status::{Explained, PodStatus, PolicyStatus, RulingStatus, Status};
+pub use status::{Explained, GateStatus, PodStatus, PolicyStatus, RulingStatus, Status};
 
 /// What the agent is told at its start.
 #[derive(Clone, Debug)]

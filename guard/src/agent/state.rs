@@ -432,22 +432,17 @@ impl State {
         }
         let request = Request::attribute(record, self.attribution());
         self.metrics.requests().count(&request.counted());
-        self.request_line(record.pod, &request, None)
-    }
-
-    /// The event log's line of a request, if its pod's budget has room for one.
-    pub(super) fn request_line(
-        &mut self,
-        pod: CgroupId,
-        request: &Request,
-        denial_id: Option<&str>,
-    ) -> Option<Arc<str>> {
-        if !self.request_lines.take(pod, Timestamp::now()) {
+        if !self.request_lines.take(record.pod, Timestamp::now()) {
             self.metrics.lose(EventLoss::Budget, 1);
             return None;
         }
+        Some(self.request_line(&request, None))
+    }
+
+    /// The event log's line of a request.
+    pub(super) fn request_line(&self, request: &Request, denial_id: Option<&str>) -> Arc<str> {
         let line = request.line(self.policy.policy.sha256(), denial_id);
-        Some(serde_json::to_string(&line).expect("plain data").into())
+        serde_json::to_string(&line).expect("plain data").into()
     }
 
     fn attribution(&self) -> Attribution<'_> {

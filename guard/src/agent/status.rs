@@ -27,9 +27,20 @@ pub struct Status {
     pub rulings: usize,
     /// How many counters the kernel holds.
     pub counters: usize,
+    /// None on a host that can have no gates.
+    #[serde(default)]
+    pub gates: Option<GateStatus>,
     /// Features that are degraded.
     pub degraded: Vec<String>,
     pub pods: Vec<PodStatus>,
+}
+
+/// Pods that reach IMDS through a gate alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateStatus {
+    pub open: usize,
+    /// Those whose gate is not open: they are refused.
+    pub missing: usize,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,6 +120,7 @@ impl State {
             },
             rulings: self.applied.len(),
             counters: self.account.len(),
+            gates: self.doors.counts(),
             degraded: self.degraded.iter().map(ToString::to_string).collect(),
             pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, identity)).collect(),
         }

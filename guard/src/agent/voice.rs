@@ -55,10 +55,10 @@ impl Voice {
         self.soon();
     }
 
-    /// Notes a request that a gate denied.
-    pub(super) fn note_request(&mut self, pod: CgroupId, endpoint: EndpointId, rule: RuleId) {
+    /// Notes requests that a gate denied.
+    pub(super) fn note_requests(&mut self, pod: CgroupId, endpoint: EndpointId, denials: u64, rule: RuleId) {
         if self.out.is_some() {
-            self.notices.add(About { pod, endpoint, reason: Reason::Denied }, 1, rule);
+            self.notices.add(About { pod, endpoint, reason: Reason::Denied }, denials, rule);
             self.soon();
         }
     }

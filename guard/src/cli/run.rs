@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     select,
     signal::unix::{SignalKind, signal},
@@ -107,6 +108,7 @@ enum LogFormat {
 impl Run {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         start_log(self.log_format);
+        raise_file_limit();
         let settings = self.settings()?;
         // One thread: the agent is one task, and a small agent is part of the promise.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -150,6 +152,15 @@ impl Run {
             listen: self.listen,
             socket: self.socket,
         })
+    }
+}
+
+/// A gate takes four descriptors, and container runtimes often start with a soft limit of 1024.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays");
     }
 }
 

@@ -46,6 +46,10 @@ fn print(status: &agent::Status) {
     println!("  guarded root  {}", status.guarded_root);
     println!("  policy        {} (sha256 {})", status.policy.path, status.policy.sha256);
     println!("  enforcing     {}", if status.enforcing { "yes" } else { "no: denials are only recorded" });
+    if let Some(gates) = status.gates {
+        let missing = if gates.missing > 0 { format!(", {} missing", gates.missing) } else { String::new() };
+        println!("  gates         {} open{missing}", gates.open);
+    }
     println!("  metrics       http://{}/metrics", status.listen);
     if !status.degraded.is_empty() {
         println!("  degraded      {}", status.degraded.join(", "));

@@ -149,9 +149,12 @@ fn listen(address: IpAddr, port: u16) -> io::Result<Socket> {
 }
 
 /// The id of the namespace that the calling thread is in.
+pub fn own_namespace() -> io::Result<NamespaceCookie> {
+    namespace_of(Socket::new(Domain::UNIX, Type::DGRAM, None)?)
+}
+
 fn cookie() -> Result<NamespaceCookie, DoorError> {
-    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).map_err(DoorError::Cookie)?;
-    namespace_of(socket.as_fd()).map_err(DoorError::Cookie)
+    own_namespace().map_err(DoorError::Cookie)
 }
 
 /// The id of the namespace that a socket is in (`SO_NETNS_COOKIE`, Linux 5.14).

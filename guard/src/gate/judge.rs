@@ -111,6 +111,7 @@ impl Terms {
     fn deny(&self, class: Option<Class>) -> Fate {
         let workload = &self.pod.workload;
         let what = match (self.verdict, class) {
+            (Verdict::Filter, Some(Class::Other)) => "read this from IMDS".to_owned(),
             (Verdict::Filter, Some(class)) => format!("read `{class}` from IMDS"),
             (Verdict::Filter, None) => "ask IMDS for what is no plain path".to_owned(),
             _ => "use IMDS".to_owned(),
@@ -169,3 +170,6 @@ pub(super) fn drop_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ mod judge;
 mod peer;
 mod sandbox;
 mod serve;
+mod teller;
 mod upstream;
 
 use std::{
@@ -30,7 +31,7 @@ use std::{
     rc::Rc,
     sync::{Arc, mpsc::sync_channel},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use guard_common::{CgroupId, GATE_PORT_FIRST, Gate, Mode};
@@ -39,7 +40,7 @@ use tokio::{
     task::LocalSet,
 };
 
-pub use door::DoorError;
+pub use door::{DoorError, own_namespace};
 pub use judge::Terms;
 
 use crate::{pods, request::Request, sinks::metrics::GateMetrics};
@@ -74,7 +75,7 @@ pub enum News {
     },
 }
 
-/// A request that a gate answered.
+/// A request that a gate answered: one of a few that it tells of in a second.
 #[derive(Debug)]
 pub struct Exchange {
     pub pod: CgroupId,
@@ -82,7 +83,8 @@ pub struct Exchange {
     pub request: Request,
     /// There if the policy denied it.
     pub denial_id: Option<String>,
-    pub took: Duration,
+    /// How many requests of the pod were denied since the last that was told of, this one included.
+    pub denials: u64,
 }
 
 /// Where a pod that needs a gate has its cgroup, and what is to hold there.

@@ -22,7 +22,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpStream},
@@ -32,17 +31,15 @@ use tokio::{
 };
 
 use super::{
-    Exchange, News,
+    News,
     budget::{NodeBudget, PodBudget},
     door::Door,
     judge::{Fate, Judged, Terms, drop_hop_by_hop},
     peer::Peers,
+    teller::{Answered, Teller},
     upstream::{Answer, Upstream, UpstreamError},
 };
-use crate::{
-    request::{Request as Answered, Requester},
-    sinks::metrics::GateMetrics,
-};
+use crate::sinks::metrics::GateMetrics;
 
 /// How many connections a pod may have.
 const CONNECTIONS_OF_A_POD: usize = 64;
@@ -107,6 +104,7 @@ struct Gate {
     diagnosis: netlink_sys::Socket,
     terms: watch::Receiver<Arc<Terms>>,
     budget: PodBudget,
+    teller: Teller,
     connections: Semaphore,
 }
 
@@ -117,6 +115,7 @@ pub(super) async fn serve(new: NewGate, shared: Rc<Shared>) {
     let mut closing = terms.clone();
     let gate = Rc::new(Gate {
         budget: shared.budget.pod(Instant::now()),
+        teller: Teller::new(shared.metrics.clone(), shared.news.clone()),
         peers: Peers::of(folder),
         connections: Semaphore::new(CONNECTIONS_OF_A_POD),
         shared,
@@ -257,30 +256,9 @@ impl Gate {
                 }
             },
         };
-        let status = response.status();
-        let denied = verdict == Verdict::Deny && status == StatusCode::FORBIDDEN;
-        self.tell(Exchange {
-            pod: terms.cgroup,
-            denial_id: denied.then(|| terms.denial_id()),
-            request: Answered {
-                time: Timestamp::now(),
-                requester: Requester::of(Some(&terms.pod)),
-                asked,
-                status: status.as_u16(),
-                verdict,
-                mode: terms.mode,
-                rule: terms.rule.as_str().to_owned(),
-            },
-            took: started.elapsed(),
-        });
+        let (status, took) = (response.status(), started.elapsed());
+        self.teller.tell(Answered { terms, asked, verdict, status, took });
         response
-    }
-
-    fn tell(&self, exchange: Exchange) {
-        self.shared.metrics.count(&exchange);
-        if self.shared.news.try_send(News::Exchange(Box::new(exchange))).is_err() {
-            self.shared.metrics.untold.inc();
-        }
     }
 }
 

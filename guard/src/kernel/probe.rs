@@ -23,7 +23,7 @@ use super::{
     load,
     query::{HOOKS, query},
 };
-use crate::pods;
+use crate::{gate, pods};
 
 /// What was found out about this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Facts {
     pub socket_storage: Support,
     /// Whether the kernel's verifier takes the programs that look at requests.
     pub request_audit: Support,
+    /// The id of a network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+    pub namespace_id: Support,
     /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
     /// needs; or why they can't be listed.
     pub attachments: Result<Vec<Attachment>, String>,
@@ -90,6 +92,7 @@ pub enum Support {
 #[repr(u8)]
 pub enum Capability {
     NetAdmin = 12,
+    SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
     Bpf = 39,
@@ -144,6 +147,7 @@ impl Facts {
             ring_buffer: support(is_map_supported(MapType::RingBuf)),
             socket_storage: support(is_map_supported(MapType::SkStorage)),
             request_audit: load::request_audit(),
+            namespace_id: namespace_id(),
             attachments: attachments.map_err(|error| error.to_string()),
             locked_memory: locked_memory(&read("/proc/self/limits")),
             cgroup_mount,
@@ -154,6 +158,15 @@ impl Facts {
 /// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.
 pub(super) fn set_retval() -> Support {
     support(is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval))
+}
+
+/// Whether gates can be told apart by the network namespace that they are in.
+fn namespace_id() -> Support {
+    match gate::own_namespace() {
+        Ok(_) => Support::Yes,
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Support::No,
+        Err(error) => Support::Unknown(error.to_string()),
+    }
 }
 
 /// The text of a file in /proc. All of them exist wherever an agent can run; a missing one tells nothing.

@@ -1,6 +1,8 @@
 //! The Prometheus metrics. Labels are bounded: names of Kubernetes objects and policy rules, and our own words; never
 //! an address, a process or a path.
 
+use std::time::Duration;
+
 use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
 use prometheus::{
@@ -9,8 +11,8 @@ use prometheus::{
 };
 
 use crate::{
-    endpoints::Endpoints, gate::Exchange, kernel::Reading, kubernetes::Reason, pods::Index,
-    reconcile::RuleNames, request::ImdsVersion,
+    endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames,
+    request::ImdsVersion,
 };
 
 /// Everything that `/metrics` shows.
@@ -89,11 +91,9 @@ impl Metrics {
                 "When a rule with `until` no longer matches, in seconds since the epoch.",
                 &["rule"],
             )?,
-            gate: GateMetrics::new(
-                &registry,
-                requests.clone(),
-                events_lost.with_label_values(&[EventLoss::GateQueueFull.as_str()]),
-            )?,
+            gate: GateMetrics::new(&registry, requests.clone(), |reason| {
+                events_lost.with_label_values(&[reason.as_str()])
+            })?,
             requests,
             events_lost,
             enforcing: gauge(
@@ -262,17 +262,22 @@ impl Metrics {
 /// What the gates count, each on its own thread.
 #[derive(Clone)]
 pub struct GateMetrics {
-    requests: RequestMetrics,
+    pub requests: RequestMetrics,
     /// How long they took to answer.
     duration: Histogram,
     /// Connections that were not the pod's.
     pub strangers: IntCounter,
-    /// Requests that were counted and not told.
+    /// Requests that were counted and not told: the agent could not keep up, or their pod had spent its budget.
     pub untold: IntCounter,
+    pub past_budget: IntCounter,
 }
 
 impl GateMetrics {
-    fn new(registry: &Registry, requests: RequestMetrics, untold: IntCounter) -> prometheus::Result<Self> {
+    fn new(
+        registry: &Registry,
+        requests: RequestMetrics,
+        lost: impl Fn(EventLoss) -> IntCounter,
+    ) -> prometheus::Result<Self> {
         let duration = HistogramOpts::new(
             "imds_guard_gate_request_duration_seconds",
             "How long gates took to answer a request, IMDS and the wait for a turn included.",
@@ -286,14 +291,14 @@ impl GateMetrics {
                 "imds_guard_gate_strangers_total",
                 "Connections to a gate that were closed, because they were not made by its pod.",
             )?,
-            untold,
+            untold: lost(EventLoss::GateQueueFull),
+            past_budget: lost(EventLoss::Budget),
         })
     }
 
-    /// Counts a request.
-    pub fn count(&self, exchange: &Exchange) {
-        self.requests.count(&exchange.request.counted());
-        self.duration.observe(exchange.took.as_secs_f64());
+    /// Notes how long a request took.
+    pub fn took(&self, duration: Duration) {
+        self.duration.observe(duration.as_secs_f64());
     }
 }
 
@@ -378,19 +383,24 @@ impl RequestMetrics {
 
     /// Counts one request. A role is only counted where its credentials were given: IMDS knows no other.
     pub fn count(&self, request: &CountedRequest<'_>) {
-        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, role } =
+        self.counter(request).inc();
+        if let (200, Some(role)) = (request.code, request.role) {
+            let CountedRequest { namespace, service_account, imds_version, .. } = *request;
+            let labels = [namespace, service_account, imds_version.as_str(), role];
+            self.credentials_issued.with_label_values(&labels).inc();
+        }
+    }
+
+    /// The counter of all requests of this kind.
+    pub fn counter(&self, request: &CountedRequest<'_>) -> IntCounter {
+        let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, .. } =
             *request;
-        let version = imds_version.as_str();
-        let code_text = match code {
+        let code = match code {
             100..=599 => code.to_string(),
             _ => "unknown".to_owned(),
         };
-        self.requests
-            .with_label_values(&[namespace, service_account, path_class, version, verdict, &code_text])
-            .inc();
-        if let (200, Some(role)) = (code, role) {
-            self.credentials_issued.with_label_values(&[namespace, service_account, version, role]).inc();
-        }
+        let version = imds_version.as_str();
+        self.requests.with_label_values(&[namespace, service_account, path_class, version, verdict, &code])
     }
 }
 

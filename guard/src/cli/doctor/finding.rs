@@ -55,6 +55,7 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         socket_storage(&facts.socket_storage),
         set_retval(&facts.set_retval),
         request_audit(&facts.request_audit),
+        gate(facts),
         btf(facts.btf),
         bpffs(facts.bpffs),
     ];
@@ -271,6 +272,24 @@ fn set_retval(support: &Support) -> Finding {
             "denied pods fail with `operation not permitted`, which reads like a fault of their own",
         ),
         Support::Unknown(reason) => ERRNO.untried(reason),
+    }
+}
+
+/// A gate is opened in the pod's network namespace, which the agent must be able to find and to enter.
+fn gate(facts: &Facts) -> Finding {
+    const GATE: Item = item("gate", "gate");
+    const FOLLOWS: &str = "who is denied gets an errno, not an answer; what is to be filtered is refused; who is allowed goes straight";
+    let lacking: Vec<_> =
+        [("CAP_SYS_ADMIN", Capability::SysAdmin), ("CAP_SYS_PTRACE", Capability::SysPtrace)]
+            .into_iter()
+            .filter(|(_, capability)| !facts.capabilities.has(*capability))
+            .map(|(name, _)| name)
+            .collect();
+    match &facts.namespace_id {
+        Support::Yes if lacking.is_empty() => GATE.ok("pods can be answered over HTTP"),
+        Support::Yes => GATE.degraded(format!("without {}", lacking.join(", ")), FOLLOWS),
+        Support::No => GATE.degraded("network namespaces have no id here: that needs Linux 5.14", FOLLOWS),
+        Support::Unknown(reason) => GATE.degraded(format!("not known: {reason}"), FOLLOWS),
     }
 }
 
