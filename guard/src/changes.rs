@@ -17,15 +17,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Changes in quick succession are one.
-const SETTLE: Duration = Duration::from_millis(50);
-
 /// How long a change can go unseen when watching fails.
 const FALLBACK: Duration = Duration::from_secs(30);
 
 /// The bell of one file or folder.
 pub struct Changes {
     folder: PathBuf,
+    /// Changes in quick succession are one.
+    settle: Duration,
     watcher: Option<RecommendedWatcher>,
     rings: mpsc::Receiver<()>,
     /// When to ring next.
@@ -34,7 +33,8 @@ pub struct Changes {
 
 impl Changes {
     /// Watches `path`: a folder for what is in it, a file by the folder that it lies in.
-    pub fn of(path: &Path) -> Self {
+    /// Changes within `settle` are told of once.
+    pub fn of(path: &Path, settle: Duration) -> Self {
         let folder = if path.is_dir() { path } else { parent(path) };
         let (ring, rings) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -48,7 +48,8 @@ impl Changes {
                 |error| tracing::warn!(%error, path = %path.display(), "cannot watch; looking by the clock"),
             )
             .ok();
-        let mut changes = Self { folder: folder.to_owned(), watcher, rings, due: Instant::now() + FALLBACK };
+        let (folder, due) = (folder.to_owned(), Instant::now() + FALLBACK);
+        let mut changes = Self { folder, settle, watcher, rings, due };
         changes.watch();
         changes
     }
@@ -57,7 +58,7 @@ impl Changes {
     pub async fn next(&mut self) {
         loop {
             select! {
-                Some(()) = self.rings.recv() => self.due = self.due.min(Instant::now() + SETTLE),
+                Some(()) = self.rings.recv() => self.due = self.due.min(Instant::now() + self.settle),
                 () = sleep_until(self.due) => break,
             }
         }

@@ -7,6 +7,7 @@ use guard_common::{CgroupId, MAX_ENDPOINTS, Mode, PodEntry, RuleId, Ruling, Verd
 use jiff::civil::Date;
 
 use crate::{
+    denial,
     endpoints::Endpoints,
     gate::Terms,
     pods::Index,
@@ -78,7 +79,6 @@ pub fn desired(
     let mut desired = Desired::default();
     let entries = &mut desired.entries;
     let imds = endpoints.id(Endpoints::IMDS);
-    let sha256: Arc<str> = policy.sha256().into();
     for slice in index.slices() {
         entries.insert(*slice, PodEntry::SLICE);
     }
@@ -89,10 +89,8 @@ pub fn desired(
         let Ruled { verdict, rule, filter } = policy.ruling(&pod.workload, imds, today);
         if Some(cgroup) != own && (verdict != Verdict::Allow || !pod.workload.host_network) {
             let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
-            let policy_sha256 = Arc::clone(&sha256);
-            desired
-                .gated
-                .insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, policy_sha256 });
+            let denial_id = denial::id(&pod.uid, rule.as_str(), policy.sha256());
+            desired.gated.insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, denial_id });
         }
     }
     if let Some(own) = own {

@@ -89,7 +89,7 @@ impl Chore {
             Self::Demo => {
                 run::need_root("demo")?;
                 setup::run()?;
-                run::demo()
+                run::demo(&setup::sdk::go_client()?)
             }
             Self::Test { filter } => {
                 run::need_root("test")?;

@@ -22,13 +22,14 @@ pub(crate) fn need_root(chore: &str) -> Result<()> {
     )
 }
 
-pub(crate) fn demo() -> Result<()> {
+pub(crate) fn demo(go_client: &Path) -> Result<()> {
     println!("build  the agent, the demo and a client (release; the first time takes some minutes)");
     let built = Built::release(&["imds-guard", "guard-tests", "aws-client"])?;
     let mut demo = Command::new(built.program("guard-demo"));
     for (variable, program) in [("IMDS_GUARD_BIN", "imds-guard"), ("AWS_CLIENT_BIN", "aws-client")] {
         demo.env(variable, built.program(program));
     }
+    demo.env("AWS_CLIENT_GO_BIN", go_client);
     // It takes this process's place: an interrupt then ends it alone, and the shell waits for it to clean up.
     Err(demo.exec()).with_context(|| format!("start {}", shown(&demo)))
 }

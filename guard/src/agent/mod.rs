@@ -125,6 +125,10 @@ pub enum AgentError {
     Stream(#[source] io::Error),
 }
 
+/// A policy is a folder, of which several files may change at once; the list of pods is one file, and new pods wait for it.
+const POLICY_SETTLES: Duration = Duration::from_millis(50);
+const PODS_SETTLE: Duration = Duration::from_millis(5);
+
 /// How long after a change the tree is not walked again: a burst of changes is one walk.
 const WALK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -161,9 +165,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let counters = kernel.take_counters()?;
 
     // Watching begins before the first look, so that no change falls between the two.
-    let mut policy_changes = Changes::of(&settings.policy);
+    let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
     let mut pod_changes = match &settings.pods_from {
-        PodsFrom::File(list) => Some(Changes::of(list)),
+        PodsFrom::File(list) => Some(Changes::of(list, PODS_SETTLE)),
         PodsFrom::ApiServer { .. } => None,
     };
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);

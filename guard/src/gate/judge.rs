@@ -47,7 +47,8 @@ pub struct Terms {
     pub filter: Option<Arc<Filter>>,
     /// Where those who are denied find help.
     pub help: Option<String>,
-    pub policy_sha256: Arc<str>,
+    /// The id that the pod's denials bear.
+    pub denial_id: String,
 }
 
 /// What a request asks for, and what becomes of it.
@@ -67,11 +68,6 @@ pub(super) enum Fate {
 }
 
 impl Terms {
-    /// The id that the pod's denials bear.
-    pub fn denial_id(&self) -> String {
-        denial::id(&self.pod.uid, self.rule.as_str(), &self.policy_sha256)
-    }
-
     /// Judges a request. `has_body` says whether one is announced.
     pub(super) fn judge(&self, head: &Parts, has_body: bool) -> Judged {
         let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
@@ -127,7 +123,7 @@ impl Terms {
             workload.namespace,
             workload.service_account,
             denial::why(self.rule.as_str()),
-            denial::ending(self.help.as_deref(), &self.denial_id()),
+            denial::ending(self.help.as_deref(), &self.denial_id),
         );
         Fate::Answer { status: StatusCode::FORBIDDEN, text }
     }

@@ -85,7 +85,7 @@ impl Teller {
             mode: terms.mode,
             rule: terms.rule.as_str().to_owned(),
         };
-        let denial_id = denied.then(|| terms.denial_id());
+        let denial_id = denied.then(|| terms.denial_id.clone());
         let exchange = Exchange { pod: terms.cgroup, request, denial_id, denials };
         match self.news.try_send(News::Exchange(Box::new(exchange))) {
             Ok(()) => self.denials.set(0),

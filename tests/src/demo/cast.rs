@@ -3,7 +3,7 @@ use std::ops::Deref;
 
 use anyhow::{Context, Result};
 
-use super::client::{Client, Got};
+use super::client::{Client, Got, REGION};
 use super::policy::Act;
 use crate::node::{Node, PodHandle, PodSpec};
 use crate::simulator::POD_IDENTITY_V4;
@@ -25,6 +25,8 @@ enum Standing {
     NodeAgent,
     /// No rule does.
     Denied,
+    /// A rule lets it read the region, and nothing else.
+    RegionOnly,
     /// It never asks IMDS: it has a role of its own.
     OwnRole,
     /// The guard doesn't know who it is.
@@ -55,7 +57,7 @@ impl Part {
         };
         let with_sdk = |spec: PodSpec, more: &[(&str, String)]| {
             // An SDK that isn't told its region asks IMDS for it, which would be another story.
-            let region = [("AWS_REGION", "eu-west-1".to_owned())];
+            let region = [("AWS_REGION", REGION.to_owned())];
             let environment = region.iter().chain(more);
             let environment = environment.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             PodSpec { environment, ..spec }
@@ -74,14 +76,20 @@ impl Part {
             Self {
                 spec: with_sdk(named("shop", "catalog"), &[]),
                 story: "an application with the AWS SDK, and with no role at all",
-                clients: &[Client::AwsSdk],
+                clients: &[Client::SdkForRust, Client::SdkForGo],
                 standing: Standing::Denied,
             },
             Self {
                 spec: with_sdk(named("team-a", "orders"), &pod_identity),
                 story: "does it right: gets its own role from EKS Pod Identity",
-                clients: &[Client::AwsSdk],
+                clients: &[Client::SdkForRust],
                 standing: Standing::OwnRole,
+            },
+            Self {
+                spec: named("monitoring", "agent"),
+                story: "a monitoring agent, which needs the region and no credentials",
+                clients: &[Client::CurlRegion, Client::Curl],
+                standing: Standing::RegionOnly,
             },
             Self {
                 spec: named("kube-system", "aws-node").on_host_network(),
@@ -96,9 +104,9 @@ impl Part {
                 standing: Standing::Denied,
             },
             Self {
-                spec: PodSpec { listed: false, ..named("unlisted", "newcomer") },
+                spec: with_sdk(PodSpec { listed: false, ..named("unlisted", "newcomer") }, &[]),
                 story: "so new that nobody has told the guard who it is",
-                clients: &[Client::Curl],
+                clients: &[Client::Curl, Client::SdkForGo],
                 standing: Standing::Unidentified,
             },
         ]
@@ -132,20 +140,22 @@ impl Part {
         if self.standing == Standing::OwnRole { "pod-identity" } else { "imds" }
     }
 
-    /// What must come of its attempts.
-    pub(super) fn expected(&self, act: Act) -> Expected {
-        let allowed = |got, rule| Expected { got, outcome: "allowed", rule };
-        let denied = |rule| Expected { got: Got::Refused, outcome: "denied", rule };
-        match (self.standing, act) {
-            (Standing::NodeAgent, _) => allowed(Got::NodeRole, "node-agents"),
-            (Standing::OwnRole, _) => allowed(Got::PodIdentity, "default"),
-            (Standing::Denied, Act::Audit) => {
-                Expected { got: Got::NodeRole, outcome: "would be denied", rule: "default" }
-            }
-            (Standing::Denied, Act::Enforce) => denied("default"),
-            (Standing::Unidentified, Act::Audit) => allowed(Got::NodeRole, "unidentified"),
-            (Standing::Unidentified, Act::Enforce) => denied("unidentified"),
-        }
+    /// What must come of a client's attempts.
+    pub(super) fn expected(&self, client: Client, act: Act) -> Expected {
+        let (got, outcome, rule) = match (self.standing, act) {
+            (Standing::NodeAgent, _) => (Got::NodeRole, "allowed", "node-agents"),
+            (Standing::OwnRole, _) => (Got::PodIdentity, "allowed", "default"),
+            (Standing::Denied, Act::Audit) => (Got::NodeRole, "would be denied", "default"),
+            (Standing::Denied, Act::Enforce) => (Got::Forbidden, "denied", "default"),
+            (Standing::RegionOnly, Act::Audit) => (Got::NodeRole, "would be filtered", "metadata-only"),
+            (Standing::RegionOnly, Act::Enforce) => (Got::Forbidden, "filtered", "metadata-only"),
+            (Standing::Unidentified, Act::Audit) => (Got::NodeRole, "allowed", "unidentified"),
+            // Without a name it has no gate.
+            (Standing::Unidentified, Act::Enforce) => (Got::Refused, "denied", "unidentified"),
+        };
+        // Nobody asks for it who may not.
+        let got = if client == Client::CurlRegion { Got::Region } else { got };
+        Expected { got, outcome, rule }
     }
 
     /// Makes the pod.

@@ -29,6 +29,7 @@ use comfy_table::Cell;
 use nix::unistd::geteuid;
 
 use crate::binary::binary;
+use crate::process::successful;
 use cast::Part;
 use client::Client;
 pub use interrupt::{Interrupt, Interrupted};
@@ -72,18 +73,23 @@ fn audit(screen: &mut Screen, stage: &mut Stage<'_>) -> Result<()> {
     screen.heading("1. Audit: nothing is denied, and you see who would be")?;
     screen.lines("The policy:\n")?;
     screen.quote(&Act::Audit.policy())?;
-    screen.lines("\nEvery pod now looks for AWS credentials, as it always did.")?;
+    screen.lines(
+        "\nEvery pod now looks for AWS credentials, and agent-0 for the region first, as they always did.",
+    )?;
     let scenes = stage.perform(screen, Act::Audit)?;
     show(screen, &scenes)?;
     screen.lines(
-        "\nTIME: of curl, its processes from start to end; of the AWS SDK, its own measure.\n\
-         VERDICT and RULE: from the agent's events. Nobody has told it yet who newcomer-0 is; such a pod is let\n\
-         through while the policy only audits, and denied when it enforces.",
+        "\nTIME: of curl, its processes from start to end; of the AWS SDKs, their own measure.\n\
+         VERDICT and RULE: from the agent's events. A filter lets some requests of a pod through, and no others.\n\
+         Nobody has told the agent yet who newcomer-0 is; such a pod is let through while the policy only audits,\n\
+         and denied when it enforces.",
     )?;
     scene::verify(&scenes, Act::Audit)?;
-    let fallen_back = names(scenes.iter().filter(|scene| scene.ruling.outcome() == "would be denied"));
+    let unruly =
+        |scene: &&Scene| scene.reached.node_role > 0 && scene.ruling.outcome().starts_with("would be");
+    let fallen_back = names(scenes.iter().filter(unruly));
     screen.lines(&format!(
-        "\nNobody was hindered. These use the node's role, and no rule lets them: {}.",
+        "\nNobody was hindered. These use the node's role, and no rule lets them:\n{}.",
         fallen_back.join(", ")
     ))
 }
@@ -101,18 +107,42 @@ fn enforce(screen: &mut Screen, stage: &mut Stage<'_>) -> Result<Vec<Scene>> {
     show(screen, &scenes)?;
     scene::verify(&scenes, Act::Enforce)?;
 
-    screen.lines("\nWhoever is denied knows at once, and runs into no timeout. What the clients say:\n")?;
-    for client in [Client::Curl, Client::AwsSdk] {
-        let said = scenes.iter().filter(|scene| scene.client == client).find_map(Scene::said);
-        screen.quote(&format!("{:8} {}", client.name(), said.context("no client was denied")?))?;
-    }
+    quote_denials(screen, &scenes)?;
     let served = names(scenes.iter().filter(|scene| scene.reached.node_role > 0));
     screen.lines(&format!(
-        "\nThe IMDS behind the node saw the same: it gave the node's credentials to {} alone, and no connection\n\
-         of a denied one arrived. orders-0 has a role of its own and noticed nothing.",
+        "\nThe IMDS behind the node saw the same: it gave the node's credentials to {} alone; no request for\n\
+         them by agent-0 and no connection of a denied pod arrived. orders-0 has a role of its own and noticed\n\
+         nothing.",
         served.join(", ")
     ))?;
     Ok(scenes)
+}
+
+/// What those who got nothing were told, and how long it took them to take it in.
+fn quote_denials(screen: &mut Screen, scenes: &[Scene]) -> Result<()> {
+    let scene = |pod, client| Scene::of(scenes, pod, client);
+    screen.lines(
+        "\nWhoever is denied has an answer at once, from a gate that the agent keeps in the pod's own network: who,\n\
+         why, and what to do. To curl in checkout-0:\n",
+    )?;
+    screen.quote(scene("checkout-0", Client::Curl)?.said()?)?;
+    screen.lines("\nTo curl in agent-0, which had the region from IMDS and then asked for credentials:\n")?;
+    screen.quote(scene("agent-0", Client::Curl)?.said()?)?;
+    screen.lines(
+        "\nThe SDKs keep this text to themselves, but it is an answer, and they look no further. In catalog-0:\n",
+    )?;
+    let answered = scene("catalog-0", Client::SdkForGo)?;
+    for scene in [scene("catalog-0", Client::SdkForRust)?, answered] {
+        screen.quote(&format!("{:12}  {}", scene.client.name(), scene.said()?))?;
+    }
+    let refused = scene("newcomer-0", Client::SdkForGo)?;
+    screen.lines(&format!(
+        "\nA pod that the agent can't name yet has no gate, and the kernel refuses its connections. An SDK may take\n\
+         that for a fault that passes, and try again. A refused connection, as newcomer-0 had it, costs the SDK\n\
+         for Go {:.1} s; the gate's answer, as catalog-0 had it, {} ms.",
+        refused.tried.took.as_secs_f64(),
+        answered.tried.took.as_millis()
+    ))
 }
 
 /// The pods of some scenes, each once.
@@ -125,24 +155,43 @@ fn names<'a>(scenes: impl Iterator<Item = &'a Scene>) -> Vec<&'a str> {
 /// What remains to be seen after the acts: why, and how much.
 fn look_back(screen: &mut Screen, stage: &Stage<'_>, enforced: &[Scene]) -> Result<()> {
     screen.heading("3. What you see of it afterwards")?;
-    let explain = ["explain", "--namespace", "payments", "--service-account", "checkout"];
-    screen.lines(&format!("Why? Ask `imds-guard {}`:\n", explain.join(" ")))?;
-    let mut command = Command::new(binary("imds-guard")?);
-    command.args(explain).arg("--policy").arg(stage.agent().policy_folder());
-    screen.quote(crate::process::successful(command.output().context("start imds-guard")?)?.trim_end())?;
+    screen.lines("Why? Ask for a service account, or for one request of it:\n")?;
+    explain(screen, stage, &["--namespace", "payments", "--service-account", "checkout"])?;
+    screen.lines("")?;
+    let path = "/latest/meta-data/iam/security-credentials/";
+    explain(screen, stage, &["--namespace", "monitoring", "--service-account", "agent", "--path", path])?;
 
     screen.lines(
         "\nHow many? Prometheus scrapes it, exactly counted in the kernel: imds_guard_attempts_total\n",
     )?;
     let denied = stage.denied_samples()?;
     scene::verify_counts(&denied, enforced)?;
-    denied.iter().try_for_each(|sample| screen.quote(&sample.text()))?;
+    denied.iter().try_for_each(|sample| screen.quote(&sample.text(&[])))?;
     screen.lines("\nWhoever has no name yet is counted without one.")?;
+
+    screen.lines(
+        "\nWhat for? Requests are counted by what they ask for. Of agent-0, the region in both acts, and the denial\n\
+         in the second: imds_guard_requests_total{namespace=\"monitoring\",service_account=\"agent\"}\n",
+    )?;
+    let agent = [("namespace", "monitoring"), ("service_account", "agent")];
+    for (class, code, times) in [("region", "200", 2.0), ("credentials", "403", 1.0)] {
+        let answered = [("path_class", class), ("code", code)];
+        screen.quote(&stage.request_sample(&[agent, answered].concat(), times)?.text(&agent))?;
+    }
     screen.lines("\nWho, just now? `imds-guard status` lists the pods, `imds-guard watch` shows attempts as they happen.")
 }
 
+/// Asks `imds-guard explain` by the policy in force.
+fn explain(screen: &mut Screen, stage: &Stage<'_>, arguments: &[&str]) -> Result<()> {
+    let typed = format!("$ imds-guard explain {}", arguments.join(" "));
+    screen.quote(&typed.replace(" --path", " \\\n    --path"))?;
+    let mut command = Command::new(binary("imds-guard")?);
+    command.arg("explain").args(arguments).arg("--policy").arg(stage.agent().policy_folder());
+    screen.quote(successful(command.output().context("start imds-guard")?)?.trim_end())
+}
+
 fn show(screen: &mut Screen, scenes: &[Scene]) -> Result<()> {
-    let header = ["POD", "SERVICE ACCOUNT", "CLIENT", "WHAT HAPPENED", "TIME", "VERDICT", "RULE"];
+    let header = ["POD", "SERVICE ACCOUNT", "CLIENT", "WHAT IT GOT", "TIME", "VERDICT", "RULE"];
     screen.table(&header, scenes.iter().map(Scene::row))
 }
 

@@ -16,6 +16,9 @@ rules:
   - name: node-agents
     match: { serviceAccounts: [kube-system/aws-node] }
     imds: allow
+  - name: metadata-only
+    match: { serviceAccounts: [monitoring/agent] }
+    imds: { filter: { allow: [region] } }    # and nothing else
 ";
 
 impl Act {

@@ -77,18 +77,21 @@ impl Ruling {
     pub(super) fn outcome(&self) -> &'static str {
         match (self.verdict.as_str(), self.mode.as_str()) {
             ("allow", _) => "allowed",
+            ("filter", "audit") => "would be filtered",
+            ("filter", _) => "filtered",
             (_, "audit") => "would be denied",
             _ => "denied",
         }
     }
 }
 
-/// Whether the agent ascribes an event to the client's process in the part's pod. A pod that it can't name has none of
-/// the names.
+/// Whether the agent ascribes an attempt to the client's process in the part's pod. A pod that it can't name has none of
+/// the names. (Events of requests tell of no process.)
 fn is_of(event: &Value, part: &Part, client: Client) -> bool {
     let (namespace, account) = part.account().unzip();
     let pod = part.account().map(|_| part.name());
-    event["k8s.namespace.name"].as_str() == namespace
+    event["event.name"] == "imds_guard.attempt"
+        && event["k8s.namespace.name"].as_str() == namespace
         && event["imds_guard.service_account"].as_str() == account
         && event["k8s.pod.name"].as_str() == pod
         && event["process.executable.name"] == client.executable()

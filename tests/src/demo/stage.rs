@@ -7,14 +7,14 @@ use super::client::Client;
 use super::interrupt::Interrupt;
 use super::policy::Act;
 use super::ruling::Witness;
-use super::scene::{Denied, Reached, Scene};
+use super::scene::{Counted, Reached, Scene};
 use super::screen::Screen;
 use crate::agent::Agent;
 use crate::node::{Driver, Node};
-use crate::simulator::{NODE_ROLE, Service};
+use crate::simulator::{Key, NODE_ROLE, Service};
 use crate::wait::wait_for;
 
-/// How long the agent may take to begin, and to take over a policy.
+/// How long the agent may take to begin, to take over a policy, and to count what it saw.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The private node, its pods, and the agent that guards it. They are removed in the fields' order.
@@ -50,14 +50,14 @@ impl<'a> Stage<'a> {
         &self.agent
     }
 
-    /// Lets every client look for credentials, one after the other.
+    /// Lets every client look, one after the other.
     pub(super) fn perform(&self, screen: &Screen, act: Act) -> Result<Vec<Scene>> {
-        let shown = screen.spinner("the pods look for credentials")?;
+        let shown = screen.spinner("the pods try")?;
         let tries =
             self.players.iter().flat_map(|player| player.clients.iter().map(move |client| (player, *client)));
         tries
             .map(|(player, client)| {
-                shown.next(&format!("{} looks for credentials with {}", player.name(), client.name()));
+                shown.next(&format!("{} looks with {}", player.name(), client.name()));
                 self.scene(player, client)
                     .with_context(|| format!("{} with {} in {act:?}", player.name(), client.name()))
             })
@@ -83,7 +83,11 @@ impl<'a> Stage<'a> {
             .iter()
             .filter(|request| request.service == Service::Imds && request.status == 200)
             .filter(|request| request.path.ends_with(&credentials));
-        Reached { at_all: !seen.peers.is_empty(), node_role: node_role.count() }
+        Reached {
+            at_all: !seen.peers.is_empty(),
+            for_credentials: seen.lines.iter().any(|line| line.key == Key::Credentials),
+            node_role: node_role.count(),
+        }
     }
 
     /// Publishes the enforcing policy, and says how long the running agent took to decide by it.
@@ -110,15 +114,29 @@ impl<'a> Stage<'a> {
     }
 
     /// How often whom was denied; the agent reads the kernel's counters for every scrape.
-    pub(super) fn denied_samples(&self) -> Result<Vec<Denied>> {
+    pub(super) fn denied_samples(&self) -> Result<Vec<Counted>> {
         let labels = [("endpoint", "imds"), ("mode", "enforce"), ("verdict", "deny")];
         let metrics = self.agent.metrics()?;
         let samples: Vec<_> =
-            metrics.select("imds_guard_attempts_total", &labels).cloned().map(Denied).collect();
+            metrics.select("imds_guard_attempts_total", &labels).cloned().map(Counted).collect();
         if samples.is_empty() {
             bail!("nobody is counted as denied");
         }
         Ok(samples)
+    }
+
+    /// The requests that bear all of `labels`, once so many of them are counted.
+    pub(super) fn request_sample(&self, labels: &[(&str, &str)], times: f64) -> Result<Counted> {
+        let what = format!("{times} requests with {labels:?} to be counted");
+        // The agent hears of a request once it is answered.
+        let sample = wait_for(READY_WITHIN, &what, || match self.agent.metrics() {
+            Ok(metrics) => {
+                let mut samples = metrics.select("imds_guard_requests_total", labels);
+                samples.find(|sample| sample.value >= times).cloned().map(Ok)
+            }
+            Err(error) => Some(Err(error)),
+        });
+        Ok(Counted(sample??))
     }
 
     /// Ends the agent in good order and removes everything.

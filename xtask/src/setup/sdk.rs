@@ -26,6 +26,9 @@ const GO_LIBRARIES: &str = "/usr/share/gocode";
 const GO_SDK: (&str, &str) =
     ("golang-github-aws-aws-sdk-go-v2-dev", "/usr/share/gocode/src/github.com/aws/aws-sdk-go-v2/config");
 
+/// The program made of it. The tests and the demo know its process by this name.
+const GO_CLIENT: &str = "client";
+
 /// Python as the system has it: an environment made with it starts as long as the system does.
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -33,15 +36,30 @@ const PYTHON: &str = "/usr/bin/python3";
 pub(crate) fn run() -> Result<()> {
     let cache = cache()?;
     let parts = Parts::in_cache(&cache);
+    {
+        let _alone = lock(&cache)?;
+        make("boto3, aws-cli", &parts.python, python)?;
+        make("SDK for JS", &parts.javascript, |folder| javascript(folder, &parts.python))?;
+    }
+    go_client().map(drop)
+}
+
+/// The same for the SDK for Go alone. Returns the client that is made of it.
+pub(crate) fn go_client() -> Result<PathBuf> {
+    let cache = cache()?;
+    let folder = Parts::in_cache(&cache).go;
+    let _alone = lock(&cache)?;
+    make("SDK for Go", &folder, |folder| go(folder, &cache))?;
+    Ok(folder.join(GO_CLIENT))
+}
+
+/// Another checkout may be at it, with the same cache.
+fn lock(cache: &Path) -> Result<Flock<File>> {
     let lock = cache.join("sdk.lock");
     let lock = File::create(&lock).with_context(|| format!("make {}", lock.display()))?;
-    // Another checkout may be at it, with the same cache.
-    let _alone = Flock::lock(lock, FlockArg::LockExclusive)
+    Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
-        .context("lock the SDKs' part of the cache")?;
-    make("boto3, aws-cli", &parts.python, python)?;
-    make("SDK for JS", &parts.javascript, |folder| javascript(folder, &parts.python))?;
-    make("SDK for Go", &parts.go, |folder| go(folder, &cache))
+        .context("lock the SDKs' part of the cache")
 }
 
 /// Makes a folder, anew when an earlier run was interrupted.
@@ -102,7 +120,7 @@ fn go(folder: &Path, cache: &Path) -> Result<()> {
     let mut build = Command::new("go");
     build
         .args(["build", "-o"])
-        .arg(folder.join("client"))
+        .arg(folder.join(GO_CLIENT))
         .arg(sources("go").join("main.go"))
         .envs([("GO111MODULE", "off"), ("GOPATH", GO_LIBRARIES), ("CGO_ENABLED", "0"), ("GOFLAGS", "")])
         .env("GOCACHE", cache.join("go-build"));

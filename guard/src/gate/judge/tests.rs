@@ -26,7 +26,7 @@ fn mk_terms(verdict: Verdict, mode: Mode, filter: Option<Filter>) -> Terms {
         rule: RuleName::DEFAULT,
         filter: filter.map(Arc::new),
         help: Some("https://wiki.example/aws".to_owned()),
-        policy_sha256: "abc".into(),
+        denial_id: "1a2b3c4d".to_owned(),
     }
 }
 
@@ -131,13 +131,12 @@ fn a_denial_says_who_what_why_and_what_to_do() {
         Fate::Pass(path) => panic!("{path} passes"),
     };
     let denied = mk_terms(Verdict::Deny, Mode::Enforce, None);
-    let id = denied.denial_id();
     assert_eq!(
         text(&denied, ROLE),
         format!(
             "imds-guard: the service account shop/cart may not use IMDS: no rule of the policy allows it. Give the \
              service account a role of its own, by IRSA or EKS Pod Identity, or ask for a rule. See \
-             https://wiki.example/aws (denial {id})\n"
+             https://wiki.example/aws (denial 1a2b3c4d)\n"
         )
     );
     let filtered = Terms { rule: RuleName::SELF, help: None, ..region_only(Tokens::Optional) };
@@ -145,8 +144,7 @@ fn a_denial_says_who_what_why_and_what_to_do() {
         text(&filtered, "/latest/user-data"),
         format!(
             "imds-guard: the service account shop/cart may not read `user-data` from IMDS by the policy's rule self. If \
-             it needs this, ask for a rule. (denial {})\n",
-            filtered.denial_id()
+             it needs this, ask for a rule. (denial 1a2b3c4d)\n"
         )
     );
     // What a client writes never comes back.
