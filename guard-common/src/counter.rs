@@ -24,7 +24,7 @@ pub struct CounterKey {
 pub const OVERFLOW_SLOTS: u32 = 128;
 
 /// The places of each endpoint.
-const SLOTS: u32 = OVERFLOW_SLOTS / MAX_ENDPOINTS as u32;
+const SLOTS: u32 = 16;
 
 impl CounterKey {
     /// The counter of what was decided on one pod's traffic.
@@ -74,7 +74,7 @@ impl CounterKey {
     /// The place in `OVERFLOW` that counts for this key.
     #[inline(always)]
     pub const fn overflow_slot(&self) -> u32 {
-        let endpoint = self.endpoint as u32 % MAX_ENDPOINTS as u32;
+        let endpoint = self.endpoint as u32 % (OVERFLOW_SLOTS / SLOTS);
         let verdict = self.outcome().code() as u32 & 3;
         endpoint * SLOTS + (self.lock as u32 & 1) * 8 + verdict * 2 + (self.mode as u32 & 1)
     }
@@ -89,7 +89,7 @@ impl CounterKey {
     }
 }
 
-const _: () = assert!(SLOTS == 16 && OVERFLOW_SLOTS <= 256);
+const _: () = assert!(OVERFLOW_SLOTS as usize == MAX_ENDPOINTS * SLOTS as usize && OVERFLOW_SLOTS <= 256);
 
 #[cfg(test)]
 mod tests {

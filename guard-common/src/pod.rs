@@ -59,6 +59,9 @@ impl Ruling {
     }
 }
 
+/// The highest id of an endpoint, which is a mask of its bits as well.
+const LAST_ENDPOINT: EndpointId = 7;
+
 /// The value of the map `PODS`: how one pod is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -92,7 +95,7 @@ impl PodEntry {
             Some(Gate { namespace, port }) => (namespace, port),
             None => (NamespaceCookie(0), 0),
         };
-        let gated = self.gated | 1 << (endpoint & (MAX_ENDPOINTS as u8 - 1));
+        let gated = self.gated | 1 << (endpoint & LAST_ENDPOINT);
         Self { gate_namespace, gate_port, gated, ..self }
     }
 
@@ -122,7 +125,7 @@ impl PodEntry {
     /// Whether the pod reaches `endpoint` through its gate alone.
     #[inline(always)]
     pub const fn is_gated(&self, endpoint: EndpointId) -> bool {
-        self.gated >> (endpoint & (MAX_ENDPOINTS as u8 - 1)) & 1 == 1
+        self.gated >> (endpoint & LAST_ENDPOINT) & 1 == 1
     }
 
     /// Its gate, if it is open.
@@ -147,4 +150,5 @@ pub struct SocketOrigin {
 }
 
 const _: () = assert!(MAX_ENDPOINTS.is_power_of_two() && MAX_ENDPOINTS <= 64);
-const _: () = assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 16 && MAX_ENDPOINTS == 8);
+const _: () =
+    assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 16 && MAX_ENDPOINTS == LAST_ENDPOINT as usize + 1);

@@ -144,7 +144,7 @@ impl PathAsked {
 }
 
 impl Asked {
-    /// Whether it is of IMDSv2: it has a session token, or asks for one.
+    /// Whether it is of version 2: it has a session token, or asks for one.
     pub fn is_v2(&self) -> bool {
         self.has_token || self.is_for_token()
     }

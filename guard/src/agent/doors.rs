@@ -21,6 +21,25 @@ use crate::{
 const SOON: Duration = Duration::from_millis(2);
 const SELDOM: Duration = Duration::from_secs(1);
 
+/// What the gates tell. Where there are none, or none any more, it is nothing.
+pub(super) struct GateNews(Option<mpsc::Receiver<News>>);
+
+impl GateNews {
+    /// Waits for news; none, once, if the gates have ended.
+    pub(super) async fn next(&mut self) -> Option<News> {
+        match &mut self.0 {
+            Some(news) => {
+                let news = news.recv().await;
+                if news.is_none() {
+                    self.0 = None;
+                }
+                news
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// The gates, where this host can have any, and which pods wait for theirs.
 #[derive(Default)]
 pub(super) struct Doors {
@@ -57,7 +76,11 @@ impl Doors {
 
 impl State {
     /// Starts the gates. On a host that can have none, what must be filtered is refused, and who is allowed goes straight.
-    pub(super) fn start_gates(&mut self) -> Option<mpsc::Receiver<News>> {
+    pub(super) fn start_gates(&mut self) -> GateNews {
+        GateNews(self.try_start_gates())
+    }
+
+    fn try_start_gates(&mut self) -> Option<mpsc::Receiver<News>> {
         // What is lacking was said at the start.
         let imds = imds(&self.settings.endpoints).filter(|_| !self.degraded.contains("gate"))?;
         let started = Gates::start(&self.settings.gate, imds, self.metrics.gate());
@@ -80,16 +103,16 @@ impl State {
     pub(super) fn open_gates(
         &mut self,
         entries: &mut Entries,
-        gated: BTreeMap<CgroupId, Terms>,
+        wanted: BTreeMap<CgroupId, Terms>,
     ) -> Vec<CgroupId> {
         let (Some(gates), Some(imds)) =
             (self.doors.gates.as_mut(), self.settings.endpoints.id(Endpoints::IMDS))
         else {
             return Vec::new();
         };
-        let stale = gates.stale(|pod| gated.contains_key(&pod) && self.index.folder(pod).is_some());
+        let stale = gates.stale(|pod| wanted.contains_key(&pod) && self.index.folder(pod).is_some());
         let mut missing = 0;
-        for (pod, terms) in gated {
+        for (pod, terms) in wanted {
             let gate = if stale.contains(&pod) {
                 None
             } else if let Some(gate) = gates.gate(pod) {
@@ -133,18 +156,33 @@ impl State {
         self.metrics.set_gates(gates.len(), self.doors.missing);
     }
 
-    /// Takes note of a request that a gate answered, and gives a line for the event log.
-    pub(super) fn hear_exchange(&mut self, exchange: &Exchange) -> Option<Arc<str>> {
+    /// Takes what the gates tell; a request makes a line of the event log.
+    pub(super) fn hear_gates(&mut self, news: Option<News>) -> Option<Arc<str>> {
+        match news {
+            Some(News::Exchange(exchange)) => Some(self.hear_exchange(&exchange)),
+            Some(News::Closed { pod, gate }) => {
+                self.gate_closed(pod, gate);
+                None
+            }
+            None => {
+                tracing::error!("the gates have ended: who needs one is refused");
+                self.degrade("gate", true);
+                None
+            }
+        }
+    }
+
+    fn hear_exchange(&mut self, exchange: &Exchange) -> Arc<str> {
         let imds = self.settings.endpoints.id(Endpoints::IMDS);
         if let (Some(_), Some(imds)) = (&exchange.denial_id, imds) {
             let rule = self.rules.id(&exchange.request.rule);
             self.voice.note_requests(exchange.pod, imds, exchange.denials, rule);
         }
-        Some(self.request_line(&exchange.request, exchange.denial_id.as_deref()))
+        self.request_line(&exchange.request, exchange.denial_id.as_deref())
     }
 
     /// Takes note that a gate has closed by itself: its sandbox is gone. A new one may be there already.
-    pub(super) fn gate_closed(&mut self, pod: CgroupId, gate: guard_common::Gate) {
+    fn gate_closed(&mut self, pod: CgroupId, gate: guard_common::Gate) {
         let Some(gates) = &mut self.doors.gates else { return };
         if gates.is_closed(pod, gate) {
             self.apply();

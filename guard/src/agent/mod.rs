@@ -6,6 +6,7 @@
 
 mod cluster;
 mod doors;
+mod lines;
 mod policy;
 mod state;
 mod status;
@@ -15,7 +16,6 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
@@ -24,25 +24,25 @@ use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     select,
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
     changes::Changes,
     endpoints::Endpoints,
-    gate::{self, GateSettings},
+    gate::GateSettings,
     kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
     sinks::{
         api::{self, Query},
-        log::EventLog,
         metrics::{EventLoss, Metrics},
     },
 };
 use cluster::Cluster;
+use lines::Lines;
 use policy::PolicyInForce;
 use state::State;
 
@@ -135,20 +135,15 @@ const WALK_PAUSE: Duration = Duration::from_millis(10);
 /// How often the tree is walked when no bell rings, and what is gone is tidied away.
 const WALK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How many event lines may wait for a reader of the API.
-const EVENT_QUEUE: usize = 1024;
-
 /// Runs the agent until `shutdown` ends. It must run inside a `LocalSet`.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
     tokio::pin!(shutdown);
     let metrics = Metrics::new()?;
     let memory = open_memory(&settings);
     let policy = PolicyInForce::first(&settings.policy, &settings.endpoints, memory.as_ref())?;
-    let log = EventLog::open(&settings.events)
-        .map_err(|source| AgentError::EventLog { path: settings.events.clone(), source })?;
+    let lines = Lines::open(&settings.events)?;
     let (queries_sender, mut queries) = mpsc::channel(16);
-    let (events_sender, _) = broadcast::channel(EVENT_QUEUE);
-    let api = api::Agent { queries: queries_sender, events: events_sender.clone() };
+    let api = api::Agent { queries: queries_sender, events: lines.watchers() };
     let listen = serve(&settings, api).await?;
     let mut cluster = Cluster::join(&settings, &metrics).await?;
 
@@ -166,10 +161,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
-    let mut pod_changes = match &settings.pods_from {
-        PodsFrom::File(list) => Some(Changes::of(list, PODS_SETTLE)),
-        PodsFrom::ApiServer { .. } => None,
-    };
+    let mut pod_changes = pod_changes(&settings.pods_from);
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
@@ -215,19 +207,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 cluster.lift_startup_taint(&state);
             }
             () = at(state.doors.next_look()) => state.apply(),
-            news = gate_news_of(&mut gate_news) => match news {
-                Some(gate::News::Closed { pod, gate }) => state.gate_closed(pod, gate),
-                Some(gate::News::Exchange(exchange)) => {
-                    if let Some(line) = state.hear_exchange(&exchange) {
-                        tell(&log, &events_sender, &state, line);
-                    }
+            news = gate_news.next() => {
+                if let Some(line) = state.hear_gates(news) {
+                    lines.write(line, &state);
                 }
-                None => {
-                    tracing::error!("the gates have ended: who needs one is refused");
-                    state.degrade("gate", true);
-                    gate_news = None;
-                }
-            },
+            }
             () = at(state.voice.speak_at()) => state.speak(),
             unreadable = events.drain(|event| {
                 if event.outcome() == Verdict::Deny {
@@ -238,25 +222,20 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                     next_walk = next_walk.min(soon(last_walk));
                 }
                 let line = serde_json::to_string(&attempt).expect("plain data").into();
-                tell(&log, &events_sender, &state, line);
+                lines.write(line, &state);
             }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
             answered = hear(&mut requests) => {
-                let (answered, unreadable) = answered.map_err(AgentError::Stream)?;
-                state.lose_events(EventLoss::Unreadable, unreadable);
-                let lines: Vec<_> = answered.iter().filter_map(|record| state.request(record)).collect();
-                for line in lines {
-                    tell(&log, &events_sender, &state, line);
-                }
+                state.hear_requests(answered.map_err(AgentError::Stream)?, &lines);
             }
             () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
-                state.lose_events(EventLoss::LogFailed, log.failed());
+                lines.count_failed(&state);
                 answer(query, &mut state);
             }
         }
     }
     state.save_pods();
-    log.close();
+    lines.close();
     tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     Ok(())
 }
@@ -356,6 +335,14 @@ async fn ring(bell: &mut Option<CgroupBell>) -> io::Result<()> {
     }
 }
 
+/// The bell of the list of pods, where there is one.
+fn pod_changes(from: &PodsFrom) -> Option<Changes> {
+    match from {
+        PodsFrom::File(list) => Some(Changes::of(list, PODS_SETTLE)),
+        PodsFrom::ApiServer { .. } => None,
+    }
+}
+
 /// Waits for a change of the list of pods; without one, for ever.
 async fn change(list: &mut Option<Changes>) {
     match list {
@@ -369,23 +356,6 @@ async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for news of the gates; where there are none, for ever.
-async fn gate_news_of(gates: &mut Option<mpsc::Receiver<gate::News>>) -> Option<gate::News> {
-    match gates {
-        Some(news) => news.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Hands a line to the event log, and to whoever watches.
-fn tell(log: &EventLog, watchers: &broadcast::Sender<Arc<str>>, state: &State, line: Arc<str>) {
-    // No one may be listening.
-    let _ = watchers.send(Arc::clone(&line));
-    if log.line(line).is_err() {
-        state.lose_events(EventLoss::LogFull, 1);
     }
 }
 

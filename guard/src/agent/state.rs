@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     AgentError, PodsFrom, Settings, WALK_INTERVAL, boot_time, chain,
     doors::Doors,
+    lines::Lines,
     policy::{Change, PolicyInForce, today},
     voice::Voice,
 };
@@ -424,19 +425,19 @@ impl State {
         self.attribution().attribute(event)
     }
 
-    /// Counts a request, and writes the event log's line of it if there is to be one. What the gates ask in the name of
-    /// pods is the agent's own, and counted there.
-    pub(super) fn request(&mut self, record: &RequestRecord) -> Option<Arc<str>> {
-        if Some(record.pod) == self.own {
-            return None;
+    /// Counts requests that went straight to IMDS, and writes their lines, each pod's within its budget. What the gates
+    /// ask in the name of pods is the agent's own, and counted there.
+    pub(super) fn hear_requests(&mut self, (records, unreadable): (Vec<RequestRecord>, u64), lines: &Lines) {
+        self.lose_events(EventLoss::Unreadable, unreadable);
+        for record in records.iter().filter(|record| Some(record.pod) != self.own) {
+            let request = Request::attribute(record, self.attribution());
+            self.metrics.requests().count(&request.counted());
+            if self.request_lines.take(record.pod, Timestamp::now()) {
+                lines.write(self.request_line(&request, None), self);
+            } else {
+                self.lose_events(EventLoss::Budget, 1);
+            }
         }
-        let request = Request::attribute(record, self.attribution());
-        self.metrics.requests().count(&request.counted());
-        if !self.request_lines.take(record.pod, Timestamp::now()) {
-            self.metrics.lose(EventLoss::Budget, 1);
-            return None;
-        }
-        Some(self.request_line(&request, None))
     }
 
     /// The event log's line of a request.

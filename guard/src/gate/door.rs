@@ -132,7 +132,7 @@ fn open(ports: &[u16]) -> Result<Door, DoorError> {
 
 /// Opens a listener on a loopback address that may still be missing, in a sandbox that has just been made. Bound to the
 /// device: else whoever can send packets to the pod could reach it where `route_localnet` is set. Nobody else may
-/// share the port, so neither SO_REUSEADDR nor SO_REUSEPORT is set.
+/// share the port, so neither `SO_REUSEADDR` nor `SO_REUSEPORT` is set.
 fn listen(address: IpAddr, port: u16) -> io::Result<Socket> {
     let address = SocketAddr::new(address, port);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;

@@ -17,7 +17,7 @@ use crate::{
     request::{self, Asked, PathAsked},
 };
 
-/// The header with an IMDSv2 session token.
+/// The header with a session token, of version 2 of IMDS.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 
 /// Headers that belong to one connection and go no further. A body is never sent on, so neither is what announces one.

@@ -32,7 +32,6 @@ pub struct Metrics {
     kubernetes: KubernetesMetrics,
     requests: RequestMetrics,
     gate: GateMetrics,
-    gates: IntGaugeVec,
     degraded: IntGaugeVec,
 }
 
@@ -114,12 +113,6 @@ impl Metrics {
                 &["namespace", "service_account"],
             )?,
             kubernetes: KubernetesMetrics::new(&registry)?,
-            gates: gauges(
-                &registry,
-                "imds_guard_gates",
-                "Pods that reach IMDS through a gate alone: it is open, or missing, and then they are refused.",
-                &["state"],
-            )?,
             policy_info: gauges(
                 &registry,
                 "imds_guard_policy_info",
@@ -166,7 +159,7 @@ impl Metrics {
     /// Shows how many gates are open, and how many pods wait for theirs.
     pub fn set_gates(&self, open: usize, missing: usize) {
         for (state, count) in [("open", open), ("missing", missing)] {
-            self.gates.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.gate.gates.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -263,6 +256,7 @@ impl Metrics {
 #[derive(Clone)]
 pub struct GateMetrics {
     pub requests: RequestMetrics,
+    gates: IntGaugeVec,
     /// How long they took to answer.
     duration: Histogram,
     /// Connections that were not the pod's.
@@ -285,6 +279,12 @@ impl GateMetrics {
         .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
         Ok(Self {
             requests,
+            gates: gauges(
+                registry,
+                "imds_guard_gates",
+                "Pods that reach IMDS through a gate alone: it is open, or missing, and then they are refused.",
+                &["state"],
+            )?,
             duration: register(registry, Histogram::with_opts(duration)?)?,
             strangers: counter(
                 registry,

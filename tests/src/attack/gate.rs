@@ -17,7 +17,7 @@ use super::{Outcome, PATIENCE, stream};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     pub address: IpAddr,
-    /// Whether SO_REUSEADDR and SO_REUSEPORT were set.
+    /// Whether `SO_REUSEADDR` and `SO_REUSEPORT` were set.
     pub shared: bool,
     /// None: it was taken.
     pub error: Option<String>,
@@ -115,7 +115,7 @@ pub fn inject(device: &str, destination: [u8; 6], source: Ipv4Addr, port: u16) -
 
 #[expect(unsafe_code, reason = "packet sockets have an address that no library makes")]
 fn injected(device: &str, destination: [u8; 6], source: Ipv4Addr, port: u16) -> io::Result<usize> {
-    let everything = (libc::ETH_P_ALL as u16).to_be();
+    let everything = link_number(libc::ETH_P_ALL).to_be();
     // SAFETY: a plain system call; the descriptor that it makes has no other owner.
     let packets = unsafe {
         let descriptor = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from(everything));
@@ -126,8 +126,8 @@ fn injected(device: &str, destination: [u8; 6], source: Ipv4Addr, port: u16) -> 
     };
     let index = if_nametoindex(CString::new(device)?.as_c_str())?;
     let mut link = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_family: link_number(libc::AF_PACKET),
+        sll_protocol: link_number(libc::ETH_P_IP).to_be(),
         sll_ifindex: i32::try_from(index).unwrap_or_default(),
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -153,6 +153,11 @@ fn injected(device: &str, destination: [u8; 6], source: Ipv4Addr, port: u16) -> 
         return Err(io::Error::last_os_error());
     }
     await_answer(&Socket::from(packets), port)
+}
+
+/// The kernel's numbers of protocols and families are ints, and 16 bits in an address.
+fn link_number(number: libc::c_int) -> u16 {
+    u16::try_from(number).expect("a number of 16 bits")
 }
 
 /// The kernel completes nothing of what goes out through a packet socket.
