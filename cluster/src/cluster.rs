@@ -129,7 +129,9 @@ impl Cluster {
         let mut command = self.kubectl_command()?;
         command.args(["port-forward", "--address=127.0.0.1", "--namespace", namespace]);
         command.args([&format!("pod/{pod}"), &format!(":{port}")]);
-        let kubectl = command.stdout(Stdio::piped()).spawn().context("start kubectl in the node")?;
+        // What becomes of a connection is for its client to say, not for kubectl.
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let kubectl = command.spawn().context("start kubectl in the node")?;
         let mut forwarded = ForwardedPort { kubectl, port: 0 };
         // It says so once it listens: "Forwarding from 127.0.0.1:40001 -> 61000".
         let mut said = String::new();
