@@ -1,7 +1,7 @@
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs, thread};
@@ -26,6 +26,28 @@ const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 pub struct Cluster {
     folder: Folder,
     running: Running,
+}
+
+/// A port of the node that leads to one of a pod. Dropping it ends that.
+#[derive(Debug)]
+pub struct ForwardedPort {
+    kubectl: Child,
+    port: u16,
+}
+
+impl ForwardedPort {
+    /// The port of the node, at 127.0.0.1.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for ForwardedPort {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended and been waited for.
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
 }
 
 impl Cluster {
@@ -100,6 +122,25 @@ impl Cluster {
     /// What a pod has printed.
     pub fn logs(&self, namespace: &str, pod: &str) -> Result<String> {
         self.kubectl(&["logs", "--namespace", namespace, pod])
+    }
+
+    /// Has kubectl forward a port of the node to a pod's, for as long as the value lives.
+    pub fn forward_port(&self, namespace: &str, pod: &str, port: u16) -> Result<ForwardedPort> {
+        let mut command = self.kubectl_command()?;
+        command.args(["port-forward", "--address=127.0.0.1", "--namespace", namespace]);
+        command.args([&format!("pod/{pod}"), &format!(":{port}")]);
+        // What becomes of a connection is for its client to say, not for kubectl.
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let kubectl = command.spawn().context("start kubectl in the node")?;
+        let mut forwarded = ForwardedPort { kubectl, port: 0 };
+        // It says so once it listens: "Forwarding from 127.0.0.1:40001 -> 61000".
+        let mut said = String::new();
+        let output = forwarded.kubectl.stdout.as_mut().context("a piped output")?;
+        BufReader::new(output).read_line(&mut said).context("read what kubectl prints")?;
+        let listens = said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
+        let listens = listens.with_context(|| format!("kubectl forwards no port: {said}"))?;
+        forwarded.port = listens.parse().with_context(|| format!("parse the port of {said}"))?;
+        Ok(forwarded)
     }
 
     /// A pod's `status`; `None` if there is no such pod.

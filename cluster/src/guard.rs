@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -162,7 +163,11 @@ pub fn deploy() -> PathBuf {
 /// What became of a request to IMDS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// By IMDS.
     Answered,
+    /// By the pod's gate, with a 403.
+    Denied,
+    /// There was no connection.
     Refused,
     Other(String),
 }
@@ -170,26 +175,60 @@ pub enum Answer {
 /// Has a container of a pod ask IMDS, and checks that IMDS saw the request if and only if it was answered.
 pub fn ask_imds(cluster: &Cluster, namespace: &str, pod: &str, container: Option<&str>) -> Result<Answer> {
     let path = unique_path();
-    let url = format!("http://169.254.169.254{path}");
-    let container = container.map(|name| vec!["--container", name]).unwrap_or_default();
-    let curl = ["curl", "--silent", "--show-error", "--max-time", "10", "--output", "/dev/null", &url];
-    let exec = [&["exec", "--namespace", namespace, pod][..], &container, &["--"], &curl].concat();
-    let mut command = cluster.kubectl_command()?;
-    let output = command.args(exec).output().context("start kubectl in the node")?;
-    judge(cluster, &path, output.status.success(), &String::from_utf8_lossy(&output.stderr))
+    judge(cluster, &path, &ask_for(cluster, namespace, pod, container, &path)?)
 }
 
-/// What happened to an attempt to ask for `path`, by what the client and IMDS say.
-pub fn judge(cluster: &Cluster, path: &str, answered: bool, complaint: &str) -> Result<Answer> {
+/// Has a container of a pod ask IMDS for `path`, and returns how that ended.
+pub fn ask_for(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &str,
+    container: Option<&str>,
+    path: &str,
+) -> Result<Output> {
+    let container = container.map(|name| vec!["--container", name]).unwrap_or_default();
+    let question = question(path);
+    let question: Vec<_> = question.iter().map(String::as_str).collect();
+    let exec = [&["exec", "--namespace", namespace, pod][..], &container, &["--"], &question].concat();
+    cluster.kubectl_command()?.args(exec).output().context("start kubectl in the node")
+}
+
+/// The program by which a pod asks IMDS for `path`. It prints the answer with its head.
+pub fn question(path: &str) -> Vec<String> {
+    let url = format!("http://169.254.169.254{path}");
+    ["curl", "--silent", "--show-error", "--include", "--max-time", "10", &url].map(str::to_owned).to_vec()
+}
+
+/// What happened to an attempt to ask for `path`, which nobody else asked for, by what the client and IMDS say.
+pub fn judge(cluster: &Cluster, path: &str, client: &Output) -> Result<Answer> {
+    let answer = answer(client);
     let seen = cluster.imds_requests()?.iter().any(|request| request.path == path);
-    ensure!(seen == answered, "the client says answered: {answered}, IMDS saw it: {seen}\n{complaint}");
-    Ok(match answered {
-        true => Answer::Answered,
+    let should_be_seen = answer == Answer::Answered;
+    ensure!(seen == should_be_seen, "the client says {answer:?}, IMDS saw it: {seen}\n{client:?}");
+    Ok(answer)
+}
+
+/// What a client that asked IMDS says of it.
+fn answer(client: &Output) -> Answer {
+    let said = String::from_utf8_lossy(&client.stdout);
+    let complaint = String::from_utf8_lossy(&client.stderr);
+    let head = said.split("\r\n\r\n").next().unwrap_or_default();
+    let is_gates = head.lines().any(|line| line.starts_with("x-imds-guard-rule: "));
+    match client.status.success() {
+        true if !is_gates => Answer::Answered,
+        true if head.starts_with("HTTP/1.1 403 ") => Answer::Denied,
+        true => Answer::Other(said.into_owned()),
         false if complaint.contains("Connection refused") || complaint.contains("Failed to connect") => {
             Answer::Refused
         }
-        false => Answer::Other(complaint.to_owned()),
-    })
+        false => Answer::Other(complaint.into_owned()),
+    }
+}
+
+/// The id of a denial, which stands in the gate's answer and in the Event.
+pub fn denial_id(text: &str) -> Result<&str> {
+    let id = text.split("(denial ").nth(1).and_then(|rest| rest.split(')').next());
+    id.with_context(|| format!("no id of a denial is in this:\n{text}"))
 }
 
 /// A path below the metadata that nobody else asks for.

@@ -24,7 +24,7 @@ pub mod prometheus;
 pub mod records;
 mod supervise;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, ForwardedPort};
 pub use folder::{FOLDER, Folder};
 pub use guard::Guard;
 pub use image::{AGENT_IMAGE, CLIENT_IMAGE};

@@ -49,6 +49,7 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("tolerations: [{ operator: Always }]", "/tolerations/0/operator"),
         ("updateStrategy: { type: Never }", "/updateStrategy/type"),
         ("extraArgs: --endpoint=x", "/extraArgs"),
+        ("imdsRequestsPerSecond: -1", "/imdsRequestsPerSecond"),
         ("seLinuxOptions: { kind: spc_t }", "kind"),
     ] {
         let Err(error) = helm(&cluster, "render", values) else { bail!("{values} is taken") };

@@ -8,7 +8,7 @@ use guard_cluster::guard::{Answer, Guard, ask_imds, deploy};
 use guard_cluster::prometheus::Prometheus;
 use guard_cluster::{Cluster, Namespace, node};
 use guard_tests::process::successful;
-use guard_tests::simulator::IMDS_V4;
+use guard_tests::simulator::{IMDS_V4, NODE_ROLE};
 use serde_json::{Value, json};
 
 /// Who asks, each with a service account of that name.
@@ -133,7 +133,7 @@ fn the_target_has_its_labels(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn the_policy_is_in_force(scene: &Scene<'_>) -> Result<()> {
-    for (pod, expected) in PODS.into_iter().zip([Answer::Refused, Answer::Answered, Answer::Answered]) {
+    for (pod, expected) in PODS.into_iter().zip([Answer::Denied, Answer::Answered, Answer::Answered]) {
         scene.cluster.wait_for(&format!("{pod} to be {expected:?}"), |cluster| {
             let answer = ask_imds(cluster, scene.shop.name(), pod, None)?;
             Ok((answer == expected).then_some(()))
@@ -205,11 +205,13 @@ fn every_query_has_data(scene: &Scene<'_>) -> Result<()> {
 }
 
 impl Scene<'_> {
-    /// Attempts, and packets that no other hook judges. What becomes of them is not looked at here.
+    /// Attempts to get the credentials of the node's role, and packets that no other hook judges. What becomes of them
+    /// is not looked at here.
     fn everyone_tries(&self) -> Result<()> {
         let imds = IMDS_V4.to_string();
+        let credentials = format!("http://{imds}/latest/meta-data/iam/security-credentials/{NODE_ROLE}");
         for pod in PODS {
-            self.cluster.exec(self.shop.name(), pod, &["curl", "--silent", "--max-time", "5", &imds])?;
+            self.cluster.exec(self.shop.name(), pod, &["curl", "--silent", "--max-time", "5", &credentials])?;
             self.cluster.exec(self.shop.name(), pod, &["ping", "-c", "1", "-W", "1", &imds])?;
         }
         Ok(())

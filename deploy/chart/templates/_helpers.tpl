@@ -36,9 +36,11 @@ privileged: false
 allowPrivilegeEscalation: false
 capabilities:
   drop: [ALL]
-  # Load programs and maps; attach them to cgroups; let the verifier track pointers as it does for root.
-  add: [BPF, NET_ADMIN, PERFMON]
-# Default profiles of many runtimes refuse bpf(2) without CAP_SYS_ADMIN.
+  # BPF: load programs and maps. NET_ADMIN: attach them to cgroups. PERFMON: let the verifier track pointers as it
+  # does for root. For the gates, SYS_PTRACE: find a pod's network by its sandbox's process, and the host's by that
+  # of init. SYS_ADMIN: enter it, to open a listener there.
+  add: [BPF, NET_ADMIN, PERFMON, SYS_ADMIN, SYS_PTRACE]
+# Default profiles differ in what they let these capabilities do: bpf(2), setns(2).
 seccompProfile:
   type: Unconfined
 {{- end }}
