@@ -30,7 +30,7 @@ pub(super) fn measure() -> Result<bool> {
         agent.set_pods(&node)?;
         let status = Knocking::start(&pod)?.answer()?;
         waits.push(pod.began().elapsed());
-        // A gate that has no name for the pod yet denies; it is there.
+        // Whatever it says, it is there.
         ensure!([200, 403].contains(&status), "the region was answered with {status}");
         pod.delete()?;
     }
