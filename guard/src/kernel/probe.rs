@@ -90,6 +90,7 @@ pub enum Support {
 #[repr(u8)]
 pub enum Capability {
     NetAdmin = 12,
+    SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
     Bpf = 39,

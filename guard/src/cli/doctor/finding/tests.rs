@@ -44,7 +44,7 @@ fn a_host_with_everything_is_ok_throughout() {
 fn every_fact_is_judged() {
     use State::{Degraded, Missing, Ok};
     type Case = (&'static str, fn(&mut Facts), &'static str, State);
-    let cases: [Case; 23] = [
+    let cases: [Case; 25] = [
         ("the oldest full kernel", |f| f.kernel_release = "6.1.0-18-cloud-amd64".into(), "kernel", Ok),
         ("a kernel before it", |f| f.kernel_release = "5.15.0".into(), "kernel", Degraded),
         ("the oldest kernel", |f| f.kernel_release = "5.10.245".into(), "kernel", Degraded),
@@ -57,6 +57,8 @@ fn every_fact_is_judged() {
             "capabilities",
             Ok,
         ),
+        ("no CAP_SYS_ADMIN", |f| f.capabilities = Capabilities(!(1 << 21)), "capabilities", Degraded),
+        ("no CAP_SYS_PTRACE", |f| f.capabilities = Capabilities(!(1 << 19)), "capabilities", Degraded),
         ("no CAP_NET_ADMIN", |f| f.capabilities = Capabilities(!(1 << 12)), "capabilities", Missing),
         ("no cgroup v2", |f| f.cgroup_mount = None, "cgroup2", Missing),
         ("hybrid", |f| mount(f).hierarchy = Hierarchy::Hybrid, "cgroup2", Degraded),
