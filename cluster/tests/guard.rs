@@ -198,7 +198,12 @@ fn everyone_is_named(scene: &Scene<'_>, guard: &Guard<'_>) -> Result<()> {
     // Each has one but the agent's own, which needs none, and scraper: both go straight.
     let gates = |state| metrics.count("imds_guard_gates", &[("state", state)]);
     // Those of an earlier scene may still be on their way out.
-    ensure!(gates("open") >= 8 && gates("missing") == 0, "{} open, {} missing", gates("open"), gates("missing"));
+    ensure!(
+        gates("open") >= 8 && gates("missing") == 0,
+        "{} open, {} missing",
+        gates("open"),
+        gates("missing")
+    );
     Ok(())
 }
 
@@ -259,7 +264,8 @@ fn a_filter_lets_through_what_it_allows(scene: &Scene<'_>, guard: &Guard<'_>) ->
     ensure!((seen(REGION)?, seen(&credentials)?) == (before.0 + 1, before.1), "IMDS saw another number");
 
     let requests = |class, verdict, code| {
-        let labels = [("service_account", "reader"), ("path_class", class), ("verdict", verdict), ("code", code)];
+        let labels =
+            [("service_account", "reader"), ("path_class", class), ("verdict", verdict), ("code", code)];
         guard.metrics().map(|metrics| metrics.count("imds_guard_requests_total", &labels))
     };
     let counted = (requests("region", "filter", "200")?, requests("credentials", "deny", "403")?);

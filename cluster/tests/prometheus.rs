@@ -211,7 +211,11 @@ impl Scene<'_> {
         let imds = IMDS_V4.to_string();
         let credentials = format!("http://{imds}/latest/meta-data/iam/security-credentials/{NODE_ROLE}");
         for pod in PODS {
-            self.cluster.exec(self.shop.name(), pod, &["curl", "--silent", "--max-time", "5", &credentials])?;
+            self.cluster.exec(
+                self.shop.name(),
+                pod,
+                &["curl", "--silent", "--max-time", "5", &credentials],
+            )?;
             self.cluster.exec(self.shop.name(), pod, &["ping", "-c", "1", "-W", "1", &imds])?;
         }
         Ok(())
