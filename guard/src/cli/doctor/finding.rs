@@ -115,6 +115,8 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn capabilities(held: Capabilities) -> Finding {
     const CAPABILITIES: Item = item("capabilities", "capabilities");
+    const NO_GATES: &str =
+        "no pod gets a gate: denied is an errno, filtered is refused, allowed goes straight to IMDS";
     // Since Linux 5.8 CAP_SYS_ADMIN holds what was taken out of it.
     let has = |capability| held.has(capability) || held.has(Capability::SysAdmin);
     let needs = [
@@ -126,13 +128,8 @@ fn capabilities(held: Capabilities) -> Finding {
             has(Capability::Perfmon),
             "new pods are found by the clock, not when they are made",
         ),
-        (
-            "CAP_SYS_ADMIN",
-            // The guard itself lacks nothing.
-            State::Ok,
-            held.has(Capability::SysAdmin),
-            "others' programs have no names here",
-        ),
+        ("CAP_SYS_ADMIN", State::Degraded, held.has(Capability::SysAdmin), NO_GATES),
+        ("CAP_SYS_PTRACE", State::Degraded, held.has(Capability::SysPtrace), NO_GATES),
     ];
     let lacking: Vec<_> = needs.into_iter().filter(|(_, _, held, _)| !held).collect();
     let Some(state) = lacking.iter().map(|(_, state, _, _)| *state).max() else {

@@ -58,6 +58,8 @@ fn every_fact_is_judged() {
             "capabilities",
             Ok,
         ),
+        ("no CAP_SYS_ADMIN", |f| f.capabilities = Capabilities(!(1 << 21)), "capabilities", Degraded),
+        ("no CAP_SYS_PTRACE", |f| f.capabilities = Capabilities(!(1 << 19)), "capabilities", Degraded),
         ("no CAP_NET_ADMIN", |f| f.capabilities = Capabilities(!(1 << 12)), "capabilities", Missing),
         ("no cgroup v2", |f| f.cgroup_mount = None, "cgroup2", Missing),
         ("hybrid", |f| mount(f).hierarchy = Hierarchy::Hybrid, "cgroup2", Degraded),
