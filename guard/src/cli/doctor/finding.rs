@@ -115,8 +115,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn capabilities(held: Capabilities) -> Finding {
     const CAPABILITIES: Item = item("capabilities", "capabilities");
-    const NO_GATES: &str =
-        "no pod gets a gate: denied is an errno, filtered is refused, allowed goes straight to IMDS";
+    const NO_GATES: &str = "no pod gets a gate (see there)";
     // Since Linux 5.8 CAP_SYS_ADMIN holds what was taken out of it.
     let has = |capability| held.has(capability) || held.has(Capability::SysAdmin);
     let needs = [

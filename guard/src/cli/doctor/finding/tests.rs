@@ -45,7 +45,7 @@ fn a_host_with_everything_is_ok_throughout() {
 fn every_fact_is_judged() {
     use State::{Degraded, Missing, Ok};
     type Case = (&'static str, fn(&mut Facts), &'static str, State);
-    let cases: [Case; 25] = [
+    let cases: [Case; 27] = [
         ("the oldest full kernel", |f| f.kernel_release = "6.1.0-18-cloud-amd64".into(), "kernel", Ok),
         ("a kernel before it", |f| f.kernel_release = "5.15.0".into(), "kernel", Degraded),
         ("the oldest kernel", |f| f.kernel_release = "5.10.245".into(), "kernel", Degraded),
