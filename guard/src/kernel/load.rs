@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use aya::{
@@ -150,8 +151,14 @@ pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, Lo
     Ok(ebpf)
 }
 
-/// Whether the kernel's verifier takes the programs that look at requests, found by loading these alone.
+/// Whether the kernel's verifier takes the programs that look at requests, found by loading these alone. That takes it
+/// some 100 ms, so it is asked once.
 pub(super) fn request_audit() -> Support {
+    static FOUND: OnceLock<Support> = OnceLock::new();
+    FOUND.get_or_init(try_request_audit).clone()
+}
+
+fn try_request_audit() -> Support {
     let unknown = |error: &dyn std::error::Error| Support::Unknown(probe::innermost(error));
     raise_locked_memory();
     let loaded = EbpfLoader::new().btf(None).override_global("AUDITS_REQUESTS", &1_u8, true).load(OBJECT);
