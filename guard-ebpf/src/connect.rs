@@ -73,6 +73,8 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
     // the socket was made, the pod is not known.
     let party = Party::find(task.or(creator).unwrap_or(Ancestors([0; 2])));
     let other = creator.filter(|creator| Some(*creator) != task).map(Party::find);
+    // Two containers of one pod are one party.
+    let other = other.filter(|other| other.pod.0 != party.pod.0);
     let decision = decide(party.ruling(endpoint), other.as_ref().map(|other| other.ruling(endpoint)));
     // A socket of another pod belongs to that pod's gate, if what holds there is no weaker than what holds here.
     let host = match &other {

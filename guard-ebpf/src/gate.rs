@@ -65,12 +65,10 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
 /// Whether this attempt can be sent to `gate`: it is for HTTP, and in the gate's namespace.
 #[inline(always)]
 pub fn takes(ctx: &SockAddrContext, gate: &Gate, hook: Hook) -> bool {
-    // SAFETY: plain reads of the context.
-    let (kind, protocol, port) =
-        unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol, (*ctx.sock_addr).user_port) };
+    // SAFETY: a plain read of the context.
+    let port = unsafe { (*ctx.sock_addr).user_port };
     matches!(hook, Hook::Connect4 | Hook::Connect6)
-        && kind == SOCK_STREAM
-        && protocol & 0xff == IPPROTO_TCP
+        && is_tcp(ctx)
         && port == u32::from(HTTP_PORT.to_be())
         && gate.namespace == namespace(ctx)
 }
@@ -116,7 +114,14 @@ pub fn is_asked_for(ctx: &SockAddrContext, address: Address) -> bool {
 #[inline(always)]
 fn is_gate(ctx: &SockAddrContext) -> bool {
     let port = port(ctx);
-    port >= GATE_PORT_FIRST && GATES.get_ptr(GateKey::new(namespace(ctx), port)).is_some()
+    port >= GATE_PORT_FIRST && is_tcp(ctx) && GATES.get_ptr(GateKey::new(namespace(ctx), port)).is_some()
+}
+
+#[inline(always)]
+fn is_tcp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: plain reads of the context.
+    let (kind, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
+    kind == SOCK_STREAM && protocol & 0xff == IPPROTO_TCP
 }
 
 #[inline(always)]
@@ -131,9 +136,13 @@ fn namespace(ctx: &SockAddrContext) -> NamespaceCookie {
     NamespaceCookie(unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) })
 }
 
-/// The address that a socket asked for before it was sent to a gate.
+/// The address that a socket asked for before it was sent to a gate, if that is where it is connected: it may have been
+/// connected to somebody else since.
 #[inline(always)]
 fn asked_for(ctx: &SockAddrContext) -> Option<&'static Redirected> {
+    if port(ctx) < GATE_PORT_FIRST {
+        return None;
+    }
     // SAFETY: a context always holds its socket, and the storage lives as long as that.
     unsafe {
         let map = core::ptr::from_ref(&REDIRECTED).cast_mut().cast();

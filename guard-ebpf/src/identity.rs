@@ -103,8 +103,9 @@ impl Party {
 
 #[inline(always)]
 fn entry(cgroup: CgroupId) -> Option<&'static PodEntry> {
-    // SAFETY: the agent replaces entries whole and never changes one in place; a replaced entry lives on until the
-    // program that looked it up has ended (RCU). The lifetime never leaves the program's run.
+    // SAFETY: the agent replaces entries whole and never changes one in place; the memory of a replaced entry stays
+    // mapped, though since Linux 6.1 another entry of the map may be written there before this run is over: it is then
+    // judged by that pod's rulings, once. The lifetime never leaves the program's run.
     unsafe { PODS.get_ptr(cgroup).map(|entry| &*entry) }
 }
 

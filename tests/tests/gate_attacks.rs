@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use guard_tests::attack::gate::Taken;
+use guard_tests::attack::gate::{Said, Taken};
 use guard_tests::namespace::Namespace;
 use guard_tests::{Agent, Driver, Node, Outcome, Place, PodSpec, Vector, wait_until};
 
@@ -204,5 +204,27 @@ fn a_tenant_that_holds_ports_only_moves_its_gate() -> Result<()> {
     wait_until(READY, "the gate", || pod.attack(Vector::Tcp).is_ok_and(|report| report.outcome.got_bytes()))?;
     ensure!(only_gate(&pod)? >= 61_010);
     drop(held);
+    agent.stop()
+}
+
+#[test]
+fn a_connection_does_not_outlive_the_pod_that_made_it() -> Result<()> {
+    let node = Node::new(Driver::Systemd)?;
+    let denied = node.pod(PodSpec::new("shop", "attacker").on_host_network())?;
+    let mut agent = Agent::start(&node, POLICY)?;
+    agent.wait_ready(READY)?;
+    // In the pod's cgroup the socket is made; the process moves out and lives on after the pod.
+    let mut client = denied.begin_attack_on_gate(&["converse", "169.254.169.254:80"])?;
+    let ask = |client: &mut guard_tests::Process| -> Result<Said> {
+        client.write_line("/latest/meta-data/iam/security-credentials/")?;
+        Ok(serde_json::from_str(&client.read_line()?)?)
+    };
+    ensure!(ask(&mut client)?.status == 403);
+    fs::write(node.outside().cgroup().join("cgroup.procs"), client.id().to_string())?;
+    node.simulator().forget();
+    denied.delete()?;
+    agent.set_pods(&node)?;
+    wait_until(READY, "the connection to end", || ask(&mut client).is_err())?;
+    ensure!(node.simulator().seen().requests.is_empty(), "IMDS was asked");
     agent.stop()
 }

@@ -148,10 +148,9 @@ impl State {
     /// Closes the gates to which nobody is sent any more.
     pub(super) fn close_gates(&mut self, stale: &[CgroupId]) {
         let Some(gates) = &mut self.doors.gates else { return };
-        for gate in stale.iter().filter_map(|pod| gates.close(*pod)) {
-            if let Err(error) = self.kernel.remove_gate(gate) {
-                tracing::error!(error = chain(&error), "a port stays taken");
-            }
+        // Its port stays guarded until it is heard that nobody listens there any more.
+        for pod in stale {
+            gates.close(*pod);
         }
         self.metrics.set_gates(gates.len(), self.doors.missing);
     }

@@ -98,8 +98,10 @@ impl Turns {
         })
     }
 
+    /// Takes a place whatever the wait is. The debt that it leaves is bounded: the next one never waits for ever.
     fn force(&mut self, now: Instant) {
-        self.next = self.next.max(now) + self.apart;
+        let furthest = now + self.apart * self.at_once + PATIENCE;
+        self.next = (self.next.max(now) + self.apart).min(furthest);
     }
 }
 

@@ -16,6 +16,8 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::peer;
+
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -52,6 +54,8 @@ pub enum DoorError {
     Ports,
     #[error("open a socket that tells about others")]
     Diagnosis(#[source] io::Error),
+    #[error("the kernel does not tell whose a socket is: it needs inet_diag and tcp_diag")]
+    Peers,
     #[error("start a thread")]
     Thread(#[source] io::Error),
     #[error("the thread that opens gates has ended")]
@@ -87,7 +91,7 @@ impl Doorkeeper {
         let (orders, queue) = mpsc::channel::<Order>();
         let (tell, told) = mpsc::sync_channel(1);
         let work = move || {
-            let at_home = enter(&host).and_then(|()| cookie());
+            let at_home = enter(&host).and_then(|()| tells_peers()).and_then(|()| cookie());
             let is_home = at_home.is_ok();
             // Whoever started this waits for it.
             let _ = tell.send(at_home);
@@ -146,6 +150,16 @@ fn listen(address: IpAddr, port: u16) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// A gate that can't know who asks answers nobody: better none than that.
+fn tells_peers() -> Result<(), DoorError> {
+    let diagnosis = netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DoorError::Diagnosis)?;
+    match peer::probe(&diagnosis) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(DoorError::Peers),
+        Err(error) => Err(DoorError::Diagnosis(error)),
+    }
 }
 
 /// The id of the namespace that the calling thread is in.

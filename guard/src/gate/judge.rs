@@ -75,7 +75,7 @@ impl Terms {
         let asked = path.as_ref().map(|path| Asked {
             method: request::known(head.method.as_str()),
             path: PathAsked::of(path),
-            has_token: head.headers.contains_key(TOKEN),
+            has_token: head.headers.get(TOKEN).is_some_and(|token| !token.is_empty()),
         });
         let fate = match malformed(head, has_body) {
             Some(why) => {

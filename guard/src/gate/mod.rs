@@ -34,7 +34,7 @@ use std::{
     time::Instant,
 };
 
-use guard_common::{CgroupId, GATE_PORT_FIRST, Gate, Mode};
+use guard_common::{CgroupId, GATE_PORT_FIRST, Gate};
 use tokio::{
     sync::{mpsc, watch},
     task::LocalSet,
@@ -201,8 +201,8 @@ impl Gates {
             Holder::Host => (None, None),
             mount @ Holder::Mount(..) => (None, Some(mount)),
         };
-        self.open.insert(pod, Open { gate, terms: sender, mount });
         self.order(NewGate { pod, folder, door, process, terms })?;
+        self.open.insert(pod, Open { gate, terms: sender, mount });
         Ok(Some(gate))
     }
 
@@ -219,12 +219,9 @@ impl Gates {
         }
     }
 
-    /// Closes a pod's gate. If the pod lives on, it now reaches IMDS without one, and so do the connections that are
-    /// left.
-    pub fn close(&mut self, pod: CgroupId) -> Option<Gate> {
-        let Open { gate, terms, .. } = self.open.remove(&pod)?;
-        terms.send_modify(|terms| Arc::make_mut(terms).mode = Mode::Audit);
-        Some(gate)
+    /// Closes a pod's gate, and with it the connections that it has.
+    pub fn close(&mut self, pod: CgroupId) {
+        self.open.remove(&pod);
     }
 
     /// Takes note that a gate does not listen any more, and says whether it was its pod's only one.

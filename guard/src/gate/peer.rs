@@ -7,7 +7,7 @@ use std::{
     cell::RefCell,
     collections::HashSet,
     fs, io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -24,7 +24,7 @@ use netlink_packet_sock_diag::{
 const CGROUP_ID: u16 = 21;
 
 /// How many cgroups of a pod are looked at: a tenant can make as many as it likes.
-const MOST_CGROUPS: usize = 4096;
+const MOST_CGROUPS: usize = 256;
 
 /// Knows a pod's own sockets.
 #[derive(Debug)]
@@ -52,11 +52,19 @@ impl Peers {
             return Ok(true);
         }
         let is_own = contains(&self.folder, cgroup)?;
-        if is_own {
-            self.known.borrow_mut().insert(cgroup);
+        let mut known = self.known.borrow_mut();
+        if is_own && known.len() < MOST_CGROUPS {
+            known.insert(cgroup);
         }
         Ok(is_own)
     }
+}
+
+/// Whether this kernel tells the cgroup of a connected socket: it needs `inet_diag` and `tcp_diag`.
+pub(super) fn probe(diagnosis: &netlink_sys::Socket) -> io::Result<bool> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    Ok(cgroup_of(diagnosis, client.local_addr()?, client.peer_addr()?)?.is_some())
 }
 
 /// The cgroup of the socket that is bound to `local` and connected to `remote`, if there is one.
@@ -90,11 +98,19 @@ fn cgroup_of(
 
     // The kernel answers before `send` returns.
     let mut answer = Vec::with_capacity(4096);
-    diagnosis.recv(&mut answer, libc::MSG_DONTWAIT)?;
+    let (_, sender) = diagnosis.recv_from(&mut answer, libc::MSG_DONTWAIT)?;
+    if sender.port_number() != 0 {
+        return Err(io::Error::other("somebody else than the kernel answers"));
+    }
     let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
     match answer.payload {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-            Ok(response.nlas.iter().find_map(cgroup_id))
+            // Where no connected socket is found the kernel tells of one that listens at the same port.
+            let SocketId { source_port, destination_port, source_address, destination_address, .. } =
+                response.header.socket_id;
+            let ends = [(source_address, source_port), (destination_address, destination_port)];
+            let is_meant = ends == [local, remote].map(|end| (end.ip(), end.port()));
+            Ok(response.nlas.iter().find_map(cgroup_id).filter(|_| is_meant))
         }
         NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(error) => Err(error.to_io()),
@@ -138,8 +154,6 @@ fn contains(folder: &Path, cgroup: CgroupId) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
-
     use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
     use super::*;
@@ -155,6 +169,9 @@ mod tests {
             assert!(found.is_some_and(|cgroup| cgroup.0 != 0), "{address}: {found:?}");
             let nobody = SocketAddr::new(peer.ip(), 1);
             assert_eq!(cgroup_of(&diagnosis, nobody, own).expect("an answer"), None, "{address}");
+            // Nobody is connected from there; somebody listens there.
+            let listening = listener.local_addr().expect("bound");
+            assert_eq!(cgroup_of(&diagnosis, listening, nobody).expect("an answer"), None, "{address}");
         }
     }
 

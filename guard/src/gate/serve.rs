@@ -1,6 +1,7 @@
 //! Serves one gate: accepts its pod's connections, has every request judged, and passes on what may pass.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -26,7 +27,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpStream},
     select,
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, SemaphorePermit, mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -44,8 +45,13 @@ use crate::sinks::metrics::GateMetrics;
 /// How many connections a pod may have.
 const CONNECTIONS_OF_A_POD: usize = 64;
 
-/// How many connections all gates together may have.
-const CONNECTIONS: usize = 1024;
+/// How many connections all gates together may have, and how many of each are left out of that count.
+const CONNECTIONS: usize = 2048;
+const ALWAYS: usize = 4;
+
+/// How many requests of a pod may be on their way to IMDS, and how long another one waits for its place.
+const UNDER_WAY: usize = 16;
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a client may take for the head of a request, and for the next one on the same connection.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -83,7 +89,7 @@ pub(super) struct Shared {
     pub(super) budget: NodeBudget,
     pub(super) metrics: GateMetrics,
     pub(super) news: mpsc::Sender<News>,
-    connections: Semaphore,
+    connections: Cell<usize>,
 }
 
 impl Shared {
@@ -93,7 +99,7 @@ impl Shared {
         metrics: GateMetrics,
         news: mpsc::Sender<News>,
     ) -> Self {
-        Self { upstream, budget, metrics, news, connections: Semaphore::new(CONNECTIONS) }
+        Self { upstream, budget, metrics, news, connections: Cell::new(0) }
     }
 }
 
@@ -105,7 +111,8 @@ struct Gate {
     terms: watch::Receiver<Arc<Terms>>,
     budget: PodBudget,
     teller: Teller,
-    connections: Semaphore,
+    places: Arc<Semaphore>,
+    under_way: Semaphore,
 }
 
 /// Serves a gate until its pod's sandbox ends, or the agent wants it closed.
@@ -117,7 +124,8 @@ pub(super) async fn serve(new: NewGate, shared: Rc<Shared>) {
         budget: shared.budget.pod(Instant::now()),
         teller: Teller::new(shared.metrics.clone(), shared.news.clone()),
         peers: Peers::of(folder),
-        connections: Semaphore::new(CONNECTIONS_OF_A_POD),
+        places: Arc::new(Semaphore::new(CONNECTIONS_OF_A_POD)),
+        under_way: Semaphore::new(UNDER_WAY),
         shared,
         diagnosis,
         terms,
@@ -134,7 +142,11 @@ pub(super) async fn serve(new: NewGate, shared: Rc<Shared>) {
             () = end_of(process.as_ref()) => {}
             () = async { while closing.changed().await.is_ok() {} } => {}
         },
-        Err(error) => tracing::error!(%error, "a gate can't be served"),
+        Err(error) => {
+            tracing::error!(%error, "a gate can't be served");
+            // The agent will open another one, which may fare no better.
+            sleep(PAUSE).await;
+        }
     }
     // The listeners are closed by now. The agent is gone, or takes this as it comes.
     let _ = gate.shared.news.send(News::Closed { pod, gate: at }).await;
@@ -164,20 +176,22 @@ async fn end_of(process: Option<&AsyncFd<OwnedFd>>) {
 async fn accept(listener: &TcpListener, gate: &Rc<Gate>) {
     loop {
         // What comes past the limits waits in the listener's queue.
-        let own = gate.connections.acquire().await.expect("the semaphore is never closed");
-        let all = gate.shared.connections.acquire().await.expect("the semaphore is never closed");
+        let place = Arc::clone(&gate.places).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if !gate.is_from_pod(&stream, peer) {
+                // One pod's crowd takes nothing of what every other always has.
+                let is_one_of_few = CONNECTIONS_OF_A_POD - gate.places.available_permits() <= ALWAYS;
+                let has_room = is_one_of_few || gate.shared.connections.get() < CONNECTIONS;
+                if !has_room || !gate.is_from_pod(&stream, peer) {
                     continue;
                 }
-                own.forget();
-                all.forget();
-                let gate = Rc::clone(gate);
+                let conversation = Rc::clone(gate);
                 tokio::task::spawn_local(async move {
-                    gate.converse(stream).await;
-                    gate.connections.add_permits(1);
-                    gate.shared.connections.add_permits(1);
+                    let connections = &conversation.shared.connections;
+                    connections.set(connections.get() + 1);
+                    conversation.converse(stream).await;
+                    connections.set(connections.get() - 1);
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -223,42 +237,65 @@ impl Gate {
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        // A client that breaks off is no error of ours.
-        if timeout(CONNECTION_LASTS, connection.as_mut()).await.is_err() {
-            connection.as_mut().graceful_shutdown();
-            let _ = timeout(LAST_REQUEST_WITHIN, connection).await;
+        let mut closing = self.terms.clone();
+        select! {
+            // A client that breaks off is no error of ours.
+            _ = connection.as_mut() => return,
+            () = sleep(CONNECTION_LASTS) => {}
+            // What the terms were last is not what holds when the gate is closed.
+            () = async { while closing.changed().await.is_ok() {} } => {}
         }
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(LAST_REQUEST_WITHIN, connection).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
-        let terms = Arc::clone(&self.terms.borrow());
         let has_body = !request.body().is_end_stream();
         let (head, _) = request.into_parts();
-        let Judged { asked, fate } = terms.judge(&head, has_body);
-        let (verdict, response) = match fate {
-            Fate::Answer { status, text } => (Verdict::Deny, refuse(status, text, &terms, has_body)),
-            Fate::Pass(path) => match self.budget.take(started) {
-                None => {
-                    (Verdict::Deny, refuse(StatusCode::TOO_MANY_REQUESTS, TOO_MANY.to_owned(), &terms, false))
-                }
-                Some(wait) => {
-                    if !wait.is_zero() {
-                        sleep(wait).await;
-                    }
-                    let mut request = Request::from_parts(head, Empty::new());
-                    *request.uri_mut() = path.into();
-                    *request.version_mut() = hyper::Version::HTTP_11;
-                    drop_hop_by_hop(request.headers_mut());
-                    request.headers_mut().remove(header::CONTENT_LENGTH);
-                    request.headers_mut().entry(header::HOST).or_insert(HOST);
-                    (terms.verdict, pass_on(self.shared.upstream.send(request).await))
-                }
-            },
+        let mut terms = self.terms();
+        let Judged { asked, mut fate } = terms.judge(&head, has_body);
+        let turn = match fate {
+            Fate::Pass(_) => self.turn(started).await,
+            Fate::Answer { .. } => None,
+        };
+        if turn.is_some() && !Arc::ptr_eq(&terms, &self.terms()) {
+            // The policy has changed while it waited.
+            terms = self.terms();
+            fate = terms.judge(&head, has_body).fate;
+        }
+        let (verdict, response) = match (fate, turn) {
+            (Fate::Answer { status, text }, _) => (Verdict::Deny, refuse(status, text, &terms, has_body)),
+            (Fate::Pass(_), None) => {
+                (Verdict::Deny, refuse(StatusCode::TOO_MANY_REQUESTS, TOO_MANY.to_owned(), &terms, false))
+            }
+            (Fate::Pass(path), Some(_turn)) => {
+                let mut request = Request::from_parts(head, Empty::new());
+                *request.uri_mut() = path.into();
+                *request.version_mut() = hyper::Version::HTTP_11;
+                drop_hop_by_hop(request.headers_mut());
+                request.headers_mut().remove(header::CONTENT_LENGTH);
+                request.headers_mut().entry(header::HOST).or_insert(HOST);
+                (terms.verdict, pass_on(self.shared.upstream.send(request).await))
+            }
         };
         let (status, took) = (response.status(), started.elapsed());
         self.teller.tell(Answered { terms, asked, verdict, status, took });
         response
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.borrow())
+    }
+
+    /// Waits for a request's turn; none if too many of its pod, or of the node, wait already.
+    async fn turn(&self, now: Instant) -> Option<SemaphorePermit<'_>> {
+        let wait = self.budget.take(now)?;
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let place = timeout(PLACE_WITHIN, self.under_way.acquire()).await.ok()?;
+        Some(place.expect("the semaphore is never closed"))
     }
 }
 

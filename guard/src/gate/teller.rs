@@ -88,7 +88,8 @@ impl Teller {
         let denial_id = denied.then(|| terms.denial_id.clone());
         let exchange = Exchange { pod: terms.cgroup, request, denial_id, denials };
         match self.news.try_send(News::Exchange(Box::new(exchange))) {
-            Ok(()) => self.denials.set(0),
+            Ok(()) if denied => self.denials.set(0),
+            Ok(()) => {}
             Err(_) => self.metrics.untold.inc(),
         }
     }

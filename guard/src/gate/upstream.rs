@@ -29,8 +29,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a connection is kept without a request.
 const KEEP: Duration = Duration::from_secs(5);
 
-/// How many requests may be under way at once.
-const AT_ONCE: usize = 64;
+/// How many requests may be under way at once. One pod has no more than 16 of them.
+const AT_ONCE: usize = 128;
 
 /// Why there is no answer from IMDS.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,8 @@ impl Upstream {
         &self,
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Answer>, UpstreamError> {
-        let _place = self.0.places.acquire().await.expect("the semaphore is never closed");
+        let place = timeout(ANSWER_WITHIN, self.0.places.acquire()).await.map_err(|_| UpstreamError::Late)?;
+        let _place = place.expect("the semaphore is never closed");
         if let Some(connection) = self.kept() {
             match self.exchange(connection, request.clone()).await {
                 Err(UpstreamError::Broken(_)) => {}

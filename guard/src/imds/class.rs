@@ -132,19 +132,34 @@ impl Class {
     pub(super) fn of(path: &MetadataPath) -> Self {
         let Some(version) = path.version().map(str::to_ascii_lowercase) else { return Self::Instance };
         let below: Vec<_> = path.below_version().map(str::to_ascii_lowercase).collect();
-        let below: Vec<_> = below.iter().map(String::as_str).collect();
-        match below.as_slice() {
-            [] if version == "latest" || version.starts_with(|first: char| first.is_ascii_digit()) => {
-                Self::Instance
-            }
+        let mut segments: Vec<_> = below.iter().map(String::as_str).collect();
+        if version == "latest" || version.starts_with(|first: char| first.is_ascii_digit()) {
+            return match segments.as_slice() {
+                [] => Self::Instance,
+                ["api", "token"] if version == "latest" => Self::Token,
+                below => Self::below(below),
+            };
+        }
+        // What is no version to AWS may be one, or none, to somebody: nothing is harmless there.
+        let with_version = Self::below(&segments);
+        segments.insert(0, &version);
+        let secret = [with_version, Self::below(&segments)].into_iter().find(|class| class.is_secret());
+        secret.unwrap_or(Self::Other)
+    }
+
+    fn below(segments: &[&str]) -> Self {
+        match segments {
             ["meta-data" | "dynamic"] | ["dynamic", "fws", ..] => Self::Instance,
             ["meta-data", key, rest @ ..] => Self::of_metadata(key, rest),
             ["dynamic", "instance-identity", "document"] => Self::Region,
             ["dynamic", "instance-identity", ..] => Self::Identity,
             ["user-data", ..] => Self::UserData,
-            ["api", "token"] if version == "latest" => Self::Token,
             _ => Self::Other,
         }
+    }
+
+    const fn is_secret(self) -> bool {
+        matches!(self, Self::Credentials | Self::Identity | Self::UserData)
     }
 
     /// What must never be given away by mistake is a whole folder here, whatever AWS adds to it.

@@ -208,7 +208,7 @@ fn every_documented_path_has_the_class_that_is_expected() {
         ("/latest/meta-data/services/domain", Class::Services),
         ("/latest/meta-data/services/partition", Class::Services),
         ("/latest/meta-data/tags/instance/Name", Class::Tags),
-        ("/user-data", Class::Other),
+        ("/user-data", Class::UserData),
         ("/meta-data/placement/region", Class::Other),
         ("/latest/meta-data/something-new", Class::Other),
         ("/latest/meta-data/macs", Class::Other),

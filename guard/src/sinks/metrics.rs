@@ -1,7 +1,10 @@
 //! The Prometheus metrics. Labels are bounded: names of Kubernetes objects and policy rules, and our own words; never
 //! an address, a process or a path.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use guard_common::{Kind, Lock, Mode, PodEntry, Verdict};
 use jiff::civil::Date;
@@ -341,11 +344,16 @@ impl KubernetesMetrics {
     }
 }
 
+/// How many roles are counted by name.
+const ROLES: usize = 16;
+
 /// What is counted of the requests that were answered, by IMDS itself or by a gate.
 #[derive(Clone)]
 pub struct RequestMetrics {
     requests: IntCounterVec,
     credentials_issued: IntCounterVec,
+    /// The roles that are counted by name.
+    roles: Arc<Mutex<Vec<String>>>,
 }
 
 /// A request as it is counted.
@@ -365,6 +373,7 @@ pub struct CountedRequest<'a> {
 impl RequestMetrics {
     fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
+            roles: Arc::default(),
             requests: counters(
                 registry,
                 "imds_guard_requests_total",
@@ -381,14 +390,29 @@ impl RequestMetrics {
         })
     }
 
-    /// Counts one request. A role is only counted where its credentials were given: IMDS knows no other.
+    /// Counts one request. A role is only counted where its credentials were given.
     pub fn count(&self, request: &CountedRequest<'_>) {
         self.counter(request).inc();
         if let (200, Some(role)) = (request.code, request.role) {
             let CountedRequest { namespace, service_account, imds_version, .. } = *request;
+            let role = self.known(role);
             let labels = [namespace, service_account, imds_version.as_str(), role];
             self.credentials_issued.with_label_values(&labels).inc();
         }
+    }
+
+    /// A role, if it is one of the first few that were given. A node has one or two; what answers a pod in a network of its
+    /// own making can give any number.
+    fn known<'a>(&self, role: &'a str) -> &'a str {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        if roles.iter().any(|known| known == role) {
+            return role;
+        }
+        if roles.len() == ROLES {
+            return "other";
+        }
+        roles.push(role.to_owned());
+        role
     }
 
     /// The counter of all requests of this kind.
@@ -396,8 +420,9 @@ impl RequestMetrics {
         let CountedRequest { namespace, service_account, path_class, imds_version, verdict, code, .. } =
             *request;
         let code = match code {
-            100..=599 => code.to_string(),
-            _ => "unknown".to_owned(),
+            200 | 400 | 401 | 403 | 404 | 405 | 429 | 500 | 502 | 503 | 504 => code.to_string(),
+            0 => "unknown".to_owned(),
+            _ => "other".to_owned(),
         };
         let version = imds_version.as_str();
         self.requests.with_label_values(&[namespace, service_account, path_class, version, verdict, &code])

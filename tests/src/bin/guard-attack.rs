@@ -146,13 +146,17 @@ fn turn_on(gate: Gate) -> Result<()> {
         }
         Gate::Hold { address, count } => {
             let held = attack::gate::hold_connections(address, count, || {
-                println!("ready");
-                // The end of the input is an end as well.
-                let _ = io::stdin().read_line(&mut String::new());
+                wait_for_line();
             });
             print(&held)
         }
     }
+}
+
+/// Says that it is ready, and waits for a line. The end of the input is an end as well.
+fn wait_for_line() {
+    println!("ready");
+    let _ = io::stdin().read_line(&mut String::new());
 }
 
 fn list() -> Result<()> {
