@@ -109,6 +109,8 @@ fn cgroup_of(
             let SocketId { source_port, destination_port, source_address, destination_address, .. } =
                 response.header.socket_id;
             let ends = [(source_address, source_port), (destination_address, destination_port)];
+            // An IPv6 socket that is connected to an IPv4 address has it in its mapped form.
+            let ends = ends.map(|(address, port)| (address.to_canonical(), port));
             let is_meant = ends == [local, remote].map(|end| (end.ip(), end.port()));
             Ok(response.nlas.iter().find_map(cgroup_id).filter(|_| is_meant))
         }

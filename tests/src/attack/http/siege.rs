@@ -15,7 +15,7 @@ use super::case::{Case, Part, Then};
 use super::report::HttpReport;
 
 /// How long a connection is left open in which nothing happens.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The most that a case may take: some send slowly.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Connections at a time: a gate gives a pod no more than 64.
