@@ -18,7 +18,11 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 /// How long connecting may take. IMDS is one hop away.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -78,8 +82,7 @@ impl Upstream {
         &self,
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Answer>, UpstreamError> {
-        let place = timeout(ANSWER_WITHIN, self.0.places.acquire()).await.map_err(|_| UpstreamError::Late)?;
-        let _place = place.expect("the semaphore is never closed");
+        let _place = self.place().await?;
         if let Some(connection) = self.kept() {
             match self.exchange(connection, request.clone()).await {
                 Err(UpstreamError::Broken(_)) => {}
@@ -88,6 +91,14 @@ impl Upstream {
         }
         let connection = self.connect().await?;
         self.exchange(connection, request).await
+    }
+
+    async fn place(&self) -> Result<SemaphorePermit<'_>, UpstreamError> {
+        if let Ok(place) = self.0.places.try_acquire() {
+            return Ok(place);
+        }
+        let place = timeout(ANSWER_WITHIN, self.0.places.acquire()).await.map_err(|_| UpstreamError::Late)?;
+        Ok(place.expect("the semaphore is never closed"))
     }
 
     fn kept(&self) -> Option<Connection> {
