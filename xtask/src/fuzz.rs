@@ -40,7 +40,7 @@ pub(crate) fn fuzz(seconds: u32) -> Result<()> {
         .arg(format!("-dict={}", folder.join("path.dict").display()))
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={MAX_LENGTH}"))
-        .args(["-print_final_stats=1", "-verbosity=1"])
+        .args(["-print_final_stats=1", "-verbosity=0"])
         .env("CARGO", cargo_path())
         .env_remove("CARGO_TARGET_DIR"))?;
     println!("fuzz   no path was read in two ways");
