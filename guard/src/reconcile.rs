@@ -12,7 +12,6 @@ use crate::{
     gate::Terms,
     pods::Index,
     policy::{Policy, RuleName, Ruled},
-    workload::Workload,
 };
 
 /// What the map `PODS` holds, or should hold.
@@ -83,37 +82,26 @@ pub fn desired(
         entries.insert(*slice, PodEntry::SLICE);
     }
     for (cgroup, pod) in index.named() {
-        entries.insert(cgroup, entry(policy, endpoints, &pod.workload, rules, today));
-        let mode = policy.mode(&pod.workload);
-        let Some(imds) = imds.filter(|_| mode == Mode::Enforce) else { continue };
-        let Ruled { verdict, rule, filter } = policy.ruling(&pod.workload, imds, today);
-        if Some(cgroup) != own && (verdict != Verdict::Allow || !pod.workload.host_network) {
-            let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
-            let denial_id = denial::id(&pod.uid, rule.as_str(), policy.sha256());
-            desired.gated.insert(cgroup, Terms { cgroup, pod, verdict, mode, rule, filter, help, denial_id });
+        let (mode, workload) = (policy.mode(&pod.workload), &pod.workload);
+        let mut rulings = [Ruling::new(Verdict::Allow, mode, 0); MAX_ENDPOINTS];
+        for (id, _) in endpoints.iter() {
+            let Ruled { verdict, rule, filter } = policy.ruling(workload, id, today);
+            rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
+            let goes_straight = verdict == Verdict::Allow && workload.host_network;
+            if Some(id) == imds && mode == Mode::Enforce && !goes_straight && Some(cgroup) != own {
+                let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
+                let denial_id = denial::id(&pod.uid, rule.as_str(), policy.sha256());
+                let terms = Terms { cgroup, pod, verdict, mode, rule, filter, help, denial_id };
+                desired.gated.insert(cgroup, terms);
+            }
         }
+        entries.insert(cgroup, PodEntry::pod(rulings));
     }
     if let Some(own) = own {
         let allow = Ruling::new(Verdict::Allow, Mode::Enforce, rules.id(RuleName::SELF.as_str()));
         entries.insert(own, PodEntry::pod([allow; MAX_ENDPOINTS]));
     }
     desired
-}
-
-fn entry(
-    policy: &Policy,
-    endpoints: &Endpoints,
-    workload: &Workload,
-    rules: &mut RuleNames,
-    today: Date,
-) -> PodEntry {
-    let mode = policy.mode(workload);
-    let mut rulings = [Ruling::new(Verdict::Allow, mode, 0); MAX_ENDPOINTS];
-    for (id, _) in endpoints.iter() {
-        let Ruled { verdict, rule, .. } = policy.ruling(workload, id, today);
-        rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
-    }
-    PodEntry::pod(rulings)
 }
 
 /// The ruling for pods that have no name, given the rulings that could not be written. Their pods are unidentified to

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -198,7 +198,6 @@ impl State {
 fn imds(endpoints: &Endpoints) -> Option<SocketAddr> {
     let id = endpoints.id(Endpoints::IMDS)?;
     let (_, endpoint) = endpoints.iter().find(|(found, _)| *found == id)?;
-    let v4 = endpoint.addresses.iter().find(|address| address.is_ipv4());
-    let address = v4.or(endpoint.addresses.first()).copied();
-    Some(SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), HTTP_PORT))
+    let v4 = endpoint.addresses.iter().find(|address| IpAddr::is_ipv4(address));
+    Some(SocketAddr::new(*v4.or(endpoint.addresses.first())?, HTTP_PORT))
 }

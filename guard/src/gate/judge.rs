@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The header with a session token, of version 2 of IMDS.
-pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 
 /// Headers that belong to one connection and go no further. A body is never sent on, so neither is what announces one.
 const HOP_BY_HOP: [HeaderName; 11] = [
@@ -89,7 +89,7 @@ impl Terms {
     fn decide(&self, head: &Parts, path: Option<&MetadataPath>, is_v2: bool) -> Fate {
         let as_asked = || head.uri.path_and_query().cloned().map_or_else(|| self.deny(None), Fate::Pass);
         match (self.mode, self.verdict, &self.filter) {
-            // The policy has just changed, and this connection was here before.
+            // No gate is for the audited; were one, it would change no outcome.
             (Mode::Audit, ..) | (_, Verdict::Allow, _) => as_asked(),
             (_, Verdict::Filter, Some(filter)) => match path {
                 Some(path) if !filter.allows(path, &head.method) => self.deny(Some(path.class())),
