@@ -14,7 +14,7 @@ use crate::{
     account::{count, report},
     gate,
     identity::{Ancestors, Party, origin, remember_creator},
-    maps::{ENDPOINT_BITS, ENDPOINTS, HAS_SET_RETVAL, ROOT_LEVEL},
+    maps::{HAS_SET_RETVAL, ROOT_LEVEL, endpoint_of},
 };
 
 const PASS: i32 = 1;
@@ -53,13 +53,9 @@ fn guard(ctx: &SockAddrContext, address: Address, hook: Hook) -> i32 {
     if gate::is_asked_for(ctx, address) {
         return refuse();
     }
-    if ENDPOINT_BITS.load() & address.bit() == 0 {
-        return PASS;
-    }
-    // SAFETY: the agent fills the map before it attaches, and never changes it again.
-    match unsafe { ENDPOINTS.get(address) } {
+    match endpoint_of(address) {
         None => PASS,
-        Some(endpoint) => judge(ctx, address, *endpoint, hook),
+        Some(endpoint) => judge(ctx, address, endpoint, hook),
     }
 }
 

@@ -7,7 +7,7 @@ use guard_common::{Address, AttemptEvent, CounterKey, EndpointId, Hook, Lock, Wa
 use crate::{
     account::{count, report},
     identity::{Ancestors, Party, origin, socket_of_packet},
-    maps::{AUDITS_REQUESTS, ENDPOINT_BITS, ENDPOINTS, IMDS_ENDPOINT},
+    maps::{AUDITS_REQUESTS, IMDS_ENDPOINT, endpoint_of},
     packet::destination,
     request,
 };
@@ -18,13 +18,9 @@ const DROP: i32 = 0;
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     let Some(address) = destination(&ctx) else { return PASS };
-    if ENDPOINT_BITS.load() & address.bit() == 0 {
-        return PASS;
-    }
-    // SAFETY: the agent fills the map before it attaches, and never changes it again.
-    match unsafe { ENDPOINTS.get(address) } {
+    match endpoint_of(address) {
         None => PASS,
-        Some(endpoint) => judge(&ctx, address, *endpoint),
+        Some(endpoint) => judge(&ctx, address, endpoint),
     }
 }
 

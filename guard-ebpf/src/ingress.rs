@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 
 use crate::{
-    maps::{AUDITS_REQUESTS, ENDPOINT_BITS, ENDPOINTS, IMDS_ENDPOINT},
+    maps::{AUDITS_REQUESTS, IMDS_ENDPOINT, endpoint_of},
     packet::source,
     request,
 };
@@ -14,9 +14,7 @@ const PASS: i32 = 1;
 pub fn ingress(ctx: SkBuffContext) -> i32 {
     if AUDITS_REQUESTS.load() != 0
         && let Some(address) = source(&ctx)
-        && ENDPOINT_BITS.load() & address.bit() != 0
-        // SAFETY: the agent fills the map before it attaches, and never changes it again.
-        && unsafe { ENDPOINTS.get(address) }.is_some_and(|endpoint| *endpoint == IMDS_ENDPOINT.load())
+        && endpoint_of(address).is_some_and(|endpoint| endpoint == IMDS_ENDPOINT.load())
     {
         request::answer(&ctx);
     }

@@ -69,6 +69,16 @@ pub static AUDITS_REQUESTS: Global<u8> = Global::new(0);
 #[btf_map]
 pub static ENDPOINTS: HashMap<Address, EndpointId, 64> = HashMap::new();
 
+/// Which endpoint an address is of. Nearly every call ends at the test of the bit.
+#[inline(always)]
+pub fn endpoint_of(address: Address) -> Option<EndpointId> {
+    if ENDPOINT_BITS.load() & address.bit() == 0 {
+        return None;
+    }
+    // SAFETY: the agent fills the map before it attaches, and never changes it again.
+    unsafe { ENDPOINTS.get(address) }.copied()
+}
+
 #[btf_map]
 pub static PODS: HashMap<CgroupId, PodEntry, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
