@@ -150,6 +150,12 @@ impl Agent {
             .collect()
     }
 
+    /// All that it tells anybody: its metrics, its status, its events and its log.
+    pub fn everything_told(&self) -> Result<[String; 4]> {
+        let events = self.events()?.iter().map(ToString::to_string).collect();
+        Ok([self.get("/metrics")?.1, self.get("/status")?.1, events, self.log()])
+    }
+
     /// Everything that it has printed, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(self.folder.path())).unwrap_or_else(|error| error.to_string())
