@@ -2,14 +2,16 @@
 //!
 //! Each [`Vector`] is a small function that a process inside a pod performs against a [`Target`], through the
 //! executable `guard-attack`; tests start it with [`Place::attack`](crate::Place::attack) and read the [`Report`].
-//! The functions know nothing of the guard and give up after [`PATIENCE`]. `AF_PACKET` and its kin, which pass no
-//! socket hook, are not here: they are the backstop's matter.
+//! The functions know nothing of the guard and give up after [`PATIENCE`].
 
 mod datagram;
+mod frame;
 pub mod gate;
 mod hammer;
+mod handmade;
 mod handover;
 pub mod http;
+mod link;
 mod outcome;
 mod packet;
 mod staged;
@@ -114,12 +116,21 @@ pub enum Vector {
     PreopenedUnconnected,
     /// An unconnected socket that another process, of another pod maybe, made and handed over.
     ScmRights,
+    /// A whole conversation through a packet socket, from the pod's own address.
+    Link,
+    /// The same over IPv6.
+    LinkIpv6,
 }
 
 impl Vector {
     /// Every vector.
     pub fn all() -> &'static [Self] {
         Self::value_variants()
+    }
+
+    /// Those that pass a hook of sockets, so that the guard counts an attempt or a packet of them.
+    pub fn of_sockets() -> impl Iterator<Item = Self> {
+        Self::all().iter().copied().filter(|vector| *vector < Self::Link)
     }
 
     /// Its name on the command line and in reports.
@@ -166,6 +177,8 @@ impl Vector {
             Self::PreconnectedUdp => datagram::preconnected(target).into(),
             Self::PreopenedUnconnected => stream::preopened(target).into(),
             Self::ScmRights => handover::taken_socket(target).into(),
+            Self::Link => link::own_address(target).into(),
+            Self::LinkIpv6 => link::own_address_ipv6(target).into(),
         };
         let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Report { vector: self, outcome, milliseconds }
