@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
@@ -20,7 +22,7 @@ const HOPS: u8 = 64;
 pub(super) type Mac = [u8; 6];
 
 /// Both ends of a conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ends {
     pub(super) own: SocketAddr,
     pub(super) peer: SocketAddr,
@@ -121,6 +123,65 @@ pub(super) fn ipv6(own: Ipv6Addr, peer: Ipv6Addr, next: u8, payload: &[u8]) -> V
     [&header[..], payload].concat()
 }
 
+/// An IPv4 packet in fragments, as small as they can be: each has 8 bytes of what stands behind the header, so that the
+/// first has the ports and hardly more.
+pub(super) fn fragments(packet: &[u8], identification: u16) -> Vec<Vec<u8>> {
+    const MORE: u16 = 0x2000;
+    let words = packet.first().map_or(0, |first| usize::from(first & 0x0f));
+    let (header, payload) = packet.split_at(packet.len().min(4 * words));
+    let count = payload.len().div_ceil(8);
+    let fragment = |(number, piece): (usize, &[u8])| {
+        let mut header = header.to_vec();
+        let more = if number + 1 < count { MORE } else { 0 };
+        let length = u16::try_from(header.len() + piece.len()).unwrap_or(u16::MAX);
+        header[2..4].copy_from_slice(&length.to_be_bytes());
+        header[4..6].copy_from_slice(&identification.to_be_bytes());
+        header[6..8].copy_from_slice(&(more | u16::try_from(number).unwrap_or(u16::MAX)).to_be_bytes());
+        complete_ipv4(&mut header);
+        [header, piece.to_vec()].concat()
+    };
+    payload.chunks(8).enumerate().map(fragment).collect()
+}
+
+/// The IPv4 option that has a packet go on to `destination` from where it is addressed to (loose source routing).
+pub(super) fn source_route(destination: Ipv4Addr) -> [u8; 8] {
+    let [a, b, c, d] = destination.octets();
+    [0x83, 7, 4, a, b, c, d, 0]
+}
+
+/// An IPv6 routing header of a kind before `payload`: the packet goes to where it is addressed to, `by`, and on to
+/// `destination`.
+pub(super) fn routed(kind: u8, by: Ipv6Addr, destination: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    const SEGMENT_ROUTING: u8 = 4;
+    let (last_entry, stops) = match kind {
+        // All stops are listed, the last one first.
+        SEGMENT_ROUTING => (1, [destination.octets(), by.octets()].concat()),
+        _ => (0, destination.octets().to_vec()),
+    };
+    let length = u8::try_from(stops.len() / 8).unwrap_or(u8::MAX);
+    [&[next, length, kind, 1, last_entry, 0, 0, 0], &stops[..], payload].concat()
+}
+
+/// A packet in an Ethernet frame that has a VLAN tag with nothing in it: neither a VLAN nor a priority.
+pub(super) fn tagged(own: Mac, peer: Mac, packet: &[u8]) -> Vec<u8> {
+    let tag = [0x81, 0x00, 0x00, 0x00];
+    [&peer[..], &own, &tag, &ethertype(packet).to_be_bytes(), packet].concat()
+}
+
+/// The frame by which whoever is at `address` asks for the hardware address of `wanted`, and tells its own.
+pub(super) fn arp_request(own: Mac, address: Ipv4Addr, wanted: Ipv4Addr) -> Vec<u8> {
+    const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+    let what = [0, 1, 0x08, 0, 6, 4, 0, 1];
+    let everybody = [0xff; 6];
+    [&everybody[..], &own, &ETHERTYPE_ARP, &what, &own, &address.octets(), &[0; 6], &wanted.octets()].concat()
+}
+
+/// A packet in an Ethernet frame in what VXLAN puts before it.
+pub(super) fn vxlan(network: u32, own: Mac, peer: Mac, packet: &[u8]) -> Vec<u8> {
+    let header = [0x0800_0000_u32.to_be_bytes(), (network << 8).to_be_bytes()].concat();
+    [header, ethernet(own, peer, packet)].concat()
+}
+
 /// A packet in an Ethernet frame.
 pub(super) fn ethernet(own: Mac, peer: Mac, packet: &[u8]) -> Vec<u8> {
     [&peer[..], &own, &ethertype(packet).to_be_bytes(), packet].concat()
@@ -203,6 +264,18 @@ mod tests {
             let packet = ip(ours, UDP, &datagram(ours, b"odd"));
             assert_eq!(datagram_from_packet(&packet, theirs), Some(&b"odd"[..]));
         }
+    }
+
+    #[test]
+    fn fragments_make_the_whole_again() {
+        let ends = ends("10.0.0.1:40000", "169.254.169.254:80");
+        let packet = ip(ends, UDP, &datagram(ends, b"fifteen bytes.."));
+        let fragments = fragments(&packet, 7);
+        let offsets: Vec<_> = fragments.iter().map(|fragment| (fragment[6], fragment[7])).collect();
+        assert_eq!(offsets, [(0x20, 0), (0x20, 1), (0, 2)]);
+        assert!(fragments.iter().all(|fragment| checksum(&fragment[..20]) == 0));
+        let payload: Vec<u8> = fragments.iter().flat_map(|fragment| fragment[20..].to_vec()).collect();
+        assert_eq!(payload, packet[20..]);
     }
 
     #[test]

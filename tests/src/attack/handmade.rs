@@ -1,17 +1,24 @@
 //! A TCP client of our own: it speaks to IMDS without any socket that is connected to it, over whatever carries its
 //! packets.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::process;
+use std::str::FromStr;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::frame::{ACK, Ends, FIN, PSH, RST, SYN, SYN_ACK, Segment};
-use super::{PATIENCE, stream};
+use super::{PATIENCE, Target, link, stream};
 
-/// Where our own sequence numbers begin; nobody else is on the port.
-const START: u32 = 0x1000;
+/// What is sent where a datagram is enough.
+pub(super) const DATAGRAM: &[u8] = b"anybody there?";
+
+/// The classic BPF instruction "keep so many bytes of it" (`BPF_RET | BPF_K`).
+const RETURN: u16 = 0x06;
 
 /// Our end of a conversation.
 pub(super) struct Client {
@@ -23,10 +30,20 @@ pub(super) struct Client {
 impl Client {
     /// A client on a port of its own of the address `own`.
     pub(super) fn new(own: IpAddr, peer: SocketAddr) -> io::Result<Self> {
-        let mute = mute_listener(own)?;
+        let mute = mute_listener((own, 0).into())?;
         let address = mute.local_addr()?.as_socket();
         let own = address.ok_or_else(|| io::Error::other("a socket without an address"))?;
         Ok(Self { ends: Ends { own, peer }, _mute: Some(mute) })
+    }
+
+    /// A client at an address that is not ours.
+    pub(super) fn in_the_name_of(own: SocketAddr, peer: SocketAddr) -> Self {
+        Self { ends: Ends { own, peer }, _mute: None }
+    }
+
+    /// A client that takes the place of one before it.
+    fn in_place_of(ends: Ends) -> io::Result<Self> {
+        Ok(Self { ends, _mute: Some(mute_listener(ends.own)?) })
     }
 
     /// Its own address and port, and the peer's.
@@ -35,20 +52,53 @@ impl Client {
     }
 }
 
-/// A listener that takes no packet: the kernel gives what comes for our port to it, its filter swallows everything,
-/// and so no reset goes out. It takes no capability.
-fn mute_listener(own: IpAddr) -> io::Result<Socket> {
-    let address = SocketAddr::new(own, 0);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    let nothing = SockFilter::new(RETURN, 0, 0, 0);
-    socket.attach_filter(&[nothing])?;
-    socket.bind(&address.into())?;
-    socket.listen(1)?;
-    Ok(socket)
+/// An open connection: whoever knows this can go on with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    ends: Ends,
+    /// The number of the next byte that we say.
+    next: u32,
+    /// The number of the next byte that the peer says.
+    expected: u32,
 }
 
-/// The classic BPF instruction "keep so many bytes of it" (`BPF_RET | BPF_K`).
-const RETURN: u16 = 0x06;
+impl fmt::Display for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for Conversation {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str(text)
+    }
+}
+
+/// A port on which the kernel has no socket, other for every attacker: for addresses that are not ours.
+pub(super) fn port_of_nobody() -> u16 {
+    let process = u16::try_from(process::id() % 20_000).unwrap_or_default();
+    10_000 + process
+}
+
+/// Opens a connection through the link to IMDS and leaves it at that.
+pub fn begin_conversation(target: &Target) -> io::Result<Conversation> {
+    let link = link::Link::toward(target.ipv4)?;
+    let client = link.client(target.v4())?;
+    let send = |ends: Ends, segment: &Segment| link.send_segment(ends, segment);
+    open(&client, send, |deadline| link.hear_segment(client.ends, deadline), Instant::now() + PATIENCE)
+}
+
+/// Goes on, through the link to IMDS, with a conversation that somebody else began at our address.
+pub(super) fn go_on(target: &Target) -> io::Result<usize> {
+    let conversation = super::props::needed(target.props.conversation.as_ref(), "a conversation")?;
+    let link = link::Link::toward(target.ipv4)?;
+    let client = Client::in_place_of(conversation.ends)?;
+    let send = |ends: Ends, segment: &Segment| link.send_segment(ends, segment);
+    let hear = |deadline| link.hear_segment(client.ends, deadline);
+    ask(conversation, send, hear, Instant::now() + PATIENCE)
+}
 
 /// Opens a connection, asks for the role's name, and counts the bytes of the answer.
 pub(super) fn fetch(
@@ -56,33 +106,58 @@ pub(super) fn fetch(
     send: impl Fn(Ends, &Segment) -> io::Result<()>,
     hear: impl Fn(Instant) -> io::Result<Segment>,
 ) -> io::Result<usize> {
-    let ends = client.ends;
     let deadline = Instant::now() + PATIENCE;
-    let say = |flags, sequence, acknowledged, payload: &[u8]| {
+    let conversation = open(client, &send, &hear, deadline)?;
+    ask(&conversation, send, hear, deadline)
+}
+
+fn open(
+    client: &Client,
+    send: impl Fn(Ends, &Segment) -> io::Result<()>,
+    hear: impl Fn(Instant) -> io::Result<Segment>,
+    deadline: Instant,
+) -> io::Result<Conversation> {
+    // A number of our own, so that no conversation at the same ports is taken for this one.
+    let start = process::id() << 12;
+    let next = start.wrapping_add(1);
+    let say = |sequence, acknowledged, flags| {
+        send(client.ends, &Segment { sequence, acknowledged, flags, payload: Vec::new() })
+    };
+    say(start, 0, SYN)?;
+    let answer =
+        until(deadline, hear, |segment| segment.flags & SYN_ACK == SYN_ACK && segment.acknowledged == next)?;
+    let expected = answer.sequence.wrapping_add(1);
+    say(next, expected, ACK)?;
+    Ok(Conversation { ends: client.ends, next, expected })
+}
+
+fn ask(
+    conversation: &Conversation,
+    send: impl Fn(Ends, &Segment) -> io::Result<()>,
+    hear: impl Fn(Instant) -> io::Result<Segment>,
+    deadline: Instant,
+) -> io::Result<usize> {
+    let Conversation { ends, next, mut expected } = *conversation;
+    let say = |sequence, acknowledged, flags, payload: &[u8]| {
         send(ends, &Segment { sequence, acknowledged, flags, payload: payload.to_vec() })
     };
-    say(SYN, START, 0, &[])?;
-    let opened = until(deadline, &hear, |segment| segment.flags & SYN_ACK == SYN_ACK)?;
-    let mut next = opened.sequence.wrapping_add(1);
-    let asked = START.wrapping_add(1);
-    say(PSH | ACK, asked, next, stream::REQUEST)?;
-    let after = asked.wrapping_add(u32::try_from(stream::REQUEST.len()).unwrap_or_default());
-
+    say(next, expected, PSH | ACK, stream::REQUEST)?;
+    let after = next.wrapping_add(u32::try_from(stream::REQUEST.len()).unwrap_or_default());
     let mut won = 0;
     // What comes again, or out of turn, is passed over: the peer sends it until it is acknowledged.
-    while let Ok(segment) = until(deadline, &hear, |segment| segment.sequence == next) {
+    while let Ok(segment) = until(deadline, &hear, |segment| segment.sequence == expected) {
         let length = segment.payload.len();
         won += length;
-        next = next.wrapping_add(u32::try_from(length).unwrap_or_default());
+        expected = expected.wrapping_add(u32::try_from(length).unwrap_or_default());
         if segment.flags & FIN == FIN {
             break;
         }
         if length > 0 {
-            say(ACK, after, next, &[])?;
+            say(after, expected, ACK, &[])?;
         }
     }
     // Nobody waits for us.
-    say(RST | ACK, after, next, &[])?;
+    say(after, expected, RST | ACK, &[])?;
     if won > 0 { Ok(won) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
@@ -101,4 +176,14 @@ fn until(
             return Ok(segment);
         }
     }
+}
+
+/// A listener that takes no packet: the kernel gives what comes for our port to it, its filter swallows everything,
+/// and so no reset goes out. It takes no capability.
+fn mute_listener(own: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(own), Type::STREAM, Some(Protocol::TCP))?;
+    socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+    socket.bind(&own.into())?;
+    socket.listen(1)?;
+    Ok(socket)
 }
