@@ -6,6 +6,7 @@ pub mod agent;
 pub mod attempt;
 pub mod changes;
 pub mod cli;
+mod client;
 pub mod denial;
 pub mod endpoints;
 pub mod gate;

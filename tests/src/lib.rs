@@ -18,6 +18,7 @@ pub mod agent;
 pub mod attack;
 pub mod bench;
 mod binary;
+mod bpffs;
 mod capabilities;
 pub mod demo;
 mod hook;
