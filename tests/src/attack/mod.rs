@@ -19,6 +19,7 @@ mod props;
 mod shaped;
 mod staged;
 mod stream;
+pub mod suite;
 mod theft;
 mod uring;
 mod wrapped;

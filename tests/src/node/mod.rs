@@ -150,6 +150,8 @@ impl Node {
     /// Deletes a pod, and makes another one that gets its addresses, as they are used again sooner or later.
     pub fn pod_in_place_of(&self, predecessor: PodHandle, spec: PodSpec) -> Result<PodHandle> {
         let number = predecessor.number();
+        // Its network goes some time after it; its link goes at once.
+        self.network.remove_link(number)?;
         predecessor.delete()?;
         self.pod_with_number(spec, number)
     }

@@ -144,6 +144,11 @@ impl Network {
         add_pair(&End::near(number, &self.node, device), &End::far(number, &self.imds, device))
     }
 
+    /// Removes a pod's link, both its ends.
+    pub(super) fn remove_link(&self, number: u16) -> Result<()> {
+        self.node.ip(&format!("link delete pod{number}"))
+    }
+
     fn make_bridge(&self) -> Result<()> {
         let (v4, v6) = BRIDGED;
         self.node.ip(&format!(

@@ -50,8 +50,11 @@ impl Node {
         let _ = node.ip(&format!("link add ipip0 type ipip local {NODE_V4}\nlink set ipip0 up"));
         node.ip(&format!("route add {SERVICE}/128 via {GATEWAY_V6}"))?;
         let translate = format!("ip6 daddr {SERVICE} tcp dport 80 dnat to [{IMDS_V6}]:80");
+        // Many hosts let through what belongs to a connection that they know.
+        let known = "type filter hook forward priority 0; ct state established,related accept;";
         node.nft(&format!(
-            "table ip6 services {{
+            "table inet host {{ chain forward {{ {known} }} }}
+             table ip6 services {{
                  chain prerouting {{ type nat hook prerouting priority -100; {translate}; }}
                  chain output {{ type nat hook output priority -100; {translate}; }}
              }}"
