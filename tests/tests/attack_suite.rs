@@ -43,8 +43,7 @@ fn without_a_guard_every_vector_reaches_imds() -> Result<()> {
     let mut rows = attacks_succeed(&scene, &vectors_on_links())?;
     rows.extend(attacks_succeed(&scene, &[Vector::Undo])?);
     rows.extend(attacks_succeed(&Scene::on_bridge()?, &[Vector::ArpSpoofed])?);
-    table::print(&rows);
-    Ok(())
+    told(rows).map(drop)
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn audited_every_vector_reaches_imds() -> Result<()> {
     let mut agent = Agent::start(scene.node(), AUDIT)?;
     agent.wait_ready(READY)?;
     scene.inherit()?;
-    attacks_succeed(&scene, &vectors_on_links())?;
+    told(attacks_succeed(&scene, &vectors_on_links())?)?;
     agent.stop()
 }
 
@@ -85,13 +84,10 @@ fn enforced_nobody_gets_a_byte_by_any_vector() -> Result<()> {
     let seen_on_bridge = neighbours.node().simulator().seen();
     agent.stop()?;
 
-    let (rows, wrong): (Vec<Row>, Vec<Option<String>>) = rows.into_iter().unzip();
-    table::print(&rows);
+    let rows = told(rows)?;
     if let Some(path) = std::env::var_os("IMDS_GUARD_ATTACK_TABLE") {
         table::append(&rows, Path::new(&path))?;
     }
-    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     for seen in [seen, seen_on_bridge] {
         ensure!(seen.bytes_sent() == 0 && seen.requests.is_empty(), "IMDS saw {seen:?}");
     }
@@ -120,28 +116,47 @@ fn vectors_on_links() -> Vec<Vector> {
     Vector::all().iter().copied().filter(|vector| !apart.contains(vector)).collect()
 }
 
+/// Those that can't be made by several pods at the same time: the claimed address, and the queue of the uplink, are one.
+fn is_alone(vector: Vector) -> bool {
+    is_blind(vector) || vector == Vector::Xdp
+}
+
 /// Those that speak in the name of the allowed pod, which may get the answer: the simulator says whether there was one.
 fn is_blind(vector: Vector) -> bool {
     matches!(vector, Vector::LinkSpoofed | Vector::Vxlan | Vector::Ipip | Vector::ArpSpoofed)
 }
 
+/// A row of the table, and what is wrong with it.
+type Judged = (Row, Option<String>);
+
+/// Prints the table, and fails with all that is wrong.
+fn told(judged: Vec<Judged>) -> Result<Vec<Row>> {
+    let (rows, wrong): (Vec<Row>, Vec<Option<String>>) = judged.into_iter().unzip();
+    table::print(&rows);
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(rows)
+}
+
 /// Performs every vector where nothing hinders it. What is declared to be closed by the guard must be an attack.
-fn attacks_succeed(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Row>> {
-    let (blind, seeing): (Vec<Vector>, Vec<Vector>) = vectors.iter().partition(|vector| is_blind(**vector));
+fn attacks_succeed(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
+    let (alone, together): (Vec<Vector>, Vec<Vector>) = vectors.iter().partition(|vector| is_alone(**vector));
     let mut rows = at_the_same_time(scene, |attacker| {
-        seeing.iter().map(|vector| succeeds(scene, attacker, *vector)).collect()
+        together.iter().map(|vector| succeeds(scene, attacker, *vector)).collect()
     })?;
-    // These share an address, and so the simulator's count.
     for attacker in scene.attackers() {
-        for vector in &blind {
+        for vector in &alone {
             rows.push(succeeds(scene, attacker, *vector)?);
         }
     }
     Ok(rows)
 }
 
-fn succeeds(scene: &Scene, attacker: &Attacker, vector: Vector) -> Result<Row> {
+fn succeeds(scene: &Scene, attacker: &Attacker, vector: Vector) -> Result<Judged> {
     let fate = fate(vector, attacker.kind);
+    if let Some(why) = impossible(scene, attacker.kind, vector) {
+        return Ok((row(attacker.kind, vector, why), None));
+    }
     let answers = || -> Result<u64> {
         Ok(scene.node().simulator().seen().of(scene.trusted_address()?.into()).bytes_sent)
     };
@@ -152,23 +167,36 @@ fn succeeds(scene: &Scene, attacker: &Attacker, vector: Vector) -> Result<Row> {
         report = scene.attack(attacker, vector)?;
     }
     let Report { outcome, .. } = report;
-    let context = || format!("{vector:?} from {}: {outcome:?}", attacker.kind);
-    let unheard = || matches!(outcome, Outcome::Timeout) && is_blind(vector);
-    match fate {
-        _ if matches!(outcome, Outcome::Unsupported(_)) => {}
-        Fate::Closed(_) if unheard() => {
-            wait_until(SEEN_WITHIN, "an answer to somebody else", || {
-                answers().is_ok_and(|sent| sent > before)
-            })
-            .with_context(context)?;
-        }
-        Fate::Closed(_) => ensure!(outcome.got_bytes(), "no attack: {}", context()),
-        Fate::Needs(_) => ensure!(is_refused(&outcome), "it needs nothing: {}", context()),
-        Fate::Harmless(_) => ensure!(!outcome.got_bytes(), "not harmless: {}", context()),
-        Fate::OutOfScope(_) => {}
+    let for_another = matches!(outcome, Outcome::Timeout)
+        && is_blind(vector)
+        && wait_until(SEEN_WITHIN, "an answer", || answers().is_ok_and(|sent| sent > before)).is_ok();
+    let got_bytes = outcome.got_bytes() || for_another;
+    let wrong = match fate {
+        _ if matches!(outcome, Outcome::Unsupported(_)) => None,
+        Fate::Closed(_) if !got_bytes => Some("no attack"),
+        Fate::Needs(_) if !is_refused(&outcome) => Some("it needs nothing"),
+        Fate::Harmless(_) if got_bytes => Some("not harmless"),
+        _ => None,
+    };
+    let told = wrong.map(|wrong| format!("{wrong}: {vector:?} from {}: {outcome:?}", attacker.kind));
+    let result = if for_another { "answer to another".to_owned() } else { short(&outcome) };
+    Ok((row(attacker.kind, vector, result), told))
+}
+
+/// Why there is nothing to perform.
+fn impossible(scene: &Scene, kind: Kind, vector: Vector) -> Option<String> {
+    match fate(vector, kind) {
+        Fate::None(_) => Some("–".to_owned()),
+        _ => scene.lacks(vector).map(|what| format!("skipped: {what}")),
     }
-    let result = if unheard() { "answer to another".to_owned() } else { outcome.to_string() };
-    Ok(row(attacker.kind, vector, result))
+}
+
+/// What fits into a table.
+fn short(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Unsupported(_) => "skipped: unsupported".to_owned(),
+        outcome => outcome.to_string(),
+    }
 }
 
 fn is_refused(outcome: &Outcome) -> bool {
@@ -187,37 +215,40 @@ fn stage_all(scene: &Scene, vectors: &[Vector]) -> Result<Vec<(Kind, Staged)>> {
 }
 
 /// Performs every vector that doesn't pause. What got bytes and shouldn't have is told beside its row.
-fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<(Row, Option<String>)>> {
-    at_the_same_time(scene, |attacker| {
-        let possible: Vec<Vector> = vectors
-            .iter()
-            .copied()
-            .filter(|vector| !vector.pauses() && is_promised(fate(*vector, attacker.kind)))
-            .collect();
+fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
+    let moving: Vec<Vector> = vectors.iter().copied().filter(|vector| !vector.pauses()).collect();
+    let mut rows = at_the_same_time(scene, |attacker| {
+        let (possible, others): (Vec<Vector>, Vec<Vector>) =
+            moving.iter().partition(|vector| hindrance(scene, attacker.kind, **vector).is_none());
         let mut rows = Vec::new();
-        for some in possible.chunks(AT_ONCE) {
+        for vector in others {
+            let why = hindrance(scene, attacker.kind, vector).unwrap_or_default();
+            rows.push((row(attacker.kind, vector, why), None));
+        }
+        let together: Vec<Vector> = possible.into_iter().filter(|vector| *vector != Vector::Xdp).collect();
+        for some in together.chunks(AT_ONCE) {
             let staged: Vec<Staged> =
                 some.iter().map(|vector| scene.stage(attacker, *vector)).collect::<Result<_>>()?;
             for attack in staged {
                 rows.push(judged(attacker.kind, &attack.proceed()?));
             }
         }
-        rows.extend(
-            vectors
-                .iter()
-                .filter(|vector| !is_promised(fate(**vector, attacker.kind)))
-                .map(|vector| (row(attacker.kind, *vector, "not closed".to_owned()), None)),
-        );
         Ok(rows)
-    })
+    })?;
+    for attacker in scene.attackers() {
+        if moving.contains(&Vector::Xdp) && hindrance(scene, attacker.kind, Vector::Xdp).is_none() {
+            rows.push(judged(attacker.kind, &scene.attack(attacker, Vector::Xdp)?));
+        }
+    }
+    Ok(rows)
 }
 
-/// Whether the guard closes it on this kernel.
-fn is_promised(fate: Fate) -> bool {
-    match fate {
-        Fate::OutOfScope(_) => false,
-        Fate::Closed(Lock::Lsm) => has_bpf_lsm(),
-        _ => true,
+/// Why a vector is not performed against the guard: there is no such thing, or the guard doesn't promise to close it.
+fn hindrance(scene: &Scene, kind: Kind, vector: Vector) -> Option<String> {
+    match fate(vector, kind) {
+        Fate::OutOfScope(_) => Some("out of scope".to_owned()),
+        Fate::Closed(Lock::Lsm) if !has_bpf_lsm() => Some("open: no BPF LSM".to_owned()),
+        _ => impossible(scene, kind, vector),
     }
 }
 
@@ -227,7 +258,7 @@ fn has_bpf_lsm() -> bool {
 }
 
 /// The row of an attack on the guard, and what is wrong with it.
-fn judged(kind: Kind, Report { vector, outcome, .. }: &Report) -> (Row, Option<String>) {
+fn judged(kind: Kind, Report { vector, outcome, .. }: &Report) -> Judged {
     let fate = fate(*vector, kind);
     let wrong = match (fate, outcome) {
         (_, Outcome::Unsupported(_)) => None,
@@ -240,7 +271,7 @@ fn judged(kind: Kind, Report { vector, outcome, .. }: &Report) -> (Row, Option<S
         (Fate::Closed(lock), outcome) if !outcome.got_bytes() && outcome.is_genuine() => {
             format!("0 bytes ({lock})")
         }
-        (_, outcome) => outcome.to_string(),
+        (_, outcome) => short(outcome),
     };
     let told = wrong.map(|wrong| format!("{wrong}: {vector:?} from {kind}: {outcome:?}"));
     (row(kind, *vector, result), told)

@@ -9,16 +9,13 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::frame::{ACK, Ends, FIN, PSH, RST, SYN, SYN_ACK, Segment};
 use super::{PATIENCE, Target, link, stream};
 
 /// What is sent where a datagram is enough.
 pub(super) const DATAGRAM: &[u8] = b"anybody there?";
-
-/// The classic BPF instruction "keep so many bytes of it" (`BPF_RET | BPF_K`).
-const RETURN: u16 = 0x06;
 
 /// Our end of a conversation.
 pub(super) struct Client {
@@ -178,11 +175,15 @@ fn until(
     }
 }
 
-/// A listener that takes no packet: the kernel gives what comes for our port to it, its filter swallows everything,
-/// and so no reset goes out. It takes no capability.
+/// A listener that takes no packet: the kernel gives what comes for our port to it, it drops what has come over any hop,
+/// without a word, and so no reset goes out. It takes no capability.
 fn mute_listener(own: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(own), Type::STREAM, Some(Protocol::TCP))?;
-    socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+    let (level, option) = match own {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+    };
+    link::set_option(&socket, level, option, &255_i32.to_ne_bytes())?;
     socket.bind(&own.into())?;
     socket.listen(1)?;
     Ok(socket)

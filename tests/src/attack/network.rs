@@ -40,10 +40,12 @@ pub(super) fn translated(target: &Target) -> io::Result<usize> {
         "nft",
         &["-f", "-"],
         &format!(
-            "table ip {table} {{ chain output {{
-                type nat hook output priority -100
-                ip daddr {router} tcp dport {FAR_PORT} dnat to {}:{}
-            }} }}",
+            "table ip {table} {{
+                 chain output {{
+                     type nat hook output priority -100;
+                     ip daddr {router} tcp dport {FAR_PORT} dnat to {}:{};
+                 }}
+             }}",
             target.ipv4, target.port
         ),
     )?;

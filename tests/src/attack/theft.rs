@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use socket2::{Domain, Protocol, Socket};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::outcome::unsupported;
 use super::props::needed;
@@ -63,7 +63,7 @@ const AF_SMC: i32 = 43;
 
 /// By shared memory communications, which fall back to a TCP connection of the kernel's own.
 pub(super) fn smc(target: &Target) -> io::Result<usize> {
-    let socket = Socket::new(Domain::from(AF_SMC), socket2::Type::STREAM, None)
-        .map_err(|error| unsupported("SMC", &error))?;
+    let socket =
+        Socket::new(Domain::from(AF_SMC), Type::STREAM, None).map_err(|error| unsupported("SMC", &error))?;
     stream::connect_and_fetch(&socket, target.v4())
 }

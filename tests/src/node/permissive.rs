@@ -21,6 +21,9 @@ pub struct Permissive {
     pub router_ipv6: Ipv6Addr,
     /// A service, of which the node makes IMDS.
     pub service: SocketAddr,
+    /// Whether its kernel has such devices.
+    pub unwraps_vxlan: bool,
+    pub unwraps_ipip: bool,
 }
 
 impl Node {
@@ -38,28 +41,40 @@ impl Node {
                 ("ipv6/conf/uplink/seg6_enabled", "1"),
             ],
         )?;
+        // IMDS takes what has come round; nothing is known of the real one.
         set(
             &self.network.imds,
-            &[("ipv6/conf/all/seg6_enabled", "1"), ("ipv6/conf/eth0/seg6_enabled", "1")],
+            &[
+                ("ipv4/conf/all/accept_source_route", "1"),
+                ("ipv6/conf/all/seg6_enabled", "1"),
+                ("ipv6/conf/eth0/seg6_enabled", "1"),
+            ],
         )?;
         let mac = VXLAN_MAC.map(|byte| format!("{byte:02x}")).join(":");
-        // A kernel without a kind of device has no such device; the vector that needs it says so itself.
-        let _ = node.ip(&format!(
+        let vxlan = node.ip(&format!(
             "link add vxlan0 address {mac} type vxlan id {VXLAN} dstport {VXLAN_PORT}\nlink set vxlan0 up"
         ));
-        let _ = node.ip(&format!("link add ipip0 type ipip local {NODE_V4}\nlink set ipip0 up"));
+        let ipip = node.ip(&format!("link add ipip0 type ipip local {NODE_V4}\nlink set ipip0 up"));
         node.ip(&format!("route add {SERVICE}/128 via {GATEWAY_V6}"))?;
         let translate = format!("ip6 daddr {SERVICE} tcp dport 80 dnat to [{IMDS_V6}]:80");
         // Many hosts let through what belongs to a connection that they know.
         let known = "type filter hook forward priority 0; ct state established,related accept;";
         node.nft(&format!(
-            "table inet host {{ chain forward {{ {known} }} }}
+            "table inet host {{
+                 chain forward {{ {known} }}
+             }}
              table ip6 services {{
                  chain prerouting {{ type nat hook prerouting priority -100; {translate}; }}
                  chain output {{ type nat hook output priority -100; {translate}; }}
              }}"
         ))?;
-        Ok(Permissive { router: NODE_V4, router_ipv6: NODE_V6, service: (SERVICE, 80).into() })
+        Ok(Permissive {
+            router: NODE_V4,
+            router_ipv6: NODE_V6,
+            service: (SERVICE, 80).into(),
+            unwraps_vxlan: vxlan.is_ok(),
+            unwraps_ipip: ipip.is_ok(),
+        })
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Fate {
     Needs(&'static str),
     /// It reaches nothing, guard or not, for this reason.
     Harmless(&'static str),
+    /// There is no such thing, for this reason.
+    None(&'static str),
     /// It gets bytes, and that is no promise of ours that it doesn't, for this reason.
     OutOfScope(&'static str),
 }
@@ -52,6 +54,15 @@ const SYS_ADMIN: &str = "SYS_ADMIN";
 
 /// What becomes of `vector` from a pod of this kind.
 pub fn fate(vector: Vector, kind: Kind) -> Fate {
+    match vector {
+        Vector::ArpSpoofed if kind.host_network => {
+            return Fate::None("the router is nobody's neighbour on its bridge");
+        }
+        Vector::AddressReused if kind.host_network => {
+            return Fate::None("the node's address stays the node's");
+        }
+        _ => {}
+    }
     if let Some(capability) = missing(vector, kind) {
         return Fate::Needs(capability);
     }
@@ -95,8 +106,6 @@ pub fn fate(vector: Vector, kind: Kind) -> Fate {
         Vector::SourceRoute | Vector::RoutingHeader4 if kind.host_network => {
             Fate::Harmless("no router behind the node follows it")
         }
-        Vector::ArpSpoofed if kind.host_network => Fate::Harmless("it has no neighbours there"),
-        Vector::AddressReused if kind.host_network => Fate::Harmless("the node's address stays the node's"),
         Vector::Undo if kind.host_network => {
             Fate::OutOfScope("who may change the host's network may undo what guards it")
         }

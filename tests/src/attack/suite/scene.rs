@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::Kind;
 use crate::attack::{Conversation, Held, Props, Report, Staged, Vector};
 use crate::node::Permissive;
-use crate::{Capabilities, Driver, Node, Place, PodHandle, PodSpec, Process};
+use crate::{Driver, Node, Place, PodHandle, PodSpec, Process};
 
 /// The account that policies allow everything.
 const TRUSTED: (&str, &str) = ("shop", "trusted");
@@ -14,9 +14,6 @@ const TRUSTED: (&str, &str) = ("shop", "trusted");
 #[derive(Debug)]
 pub struct Scene {
     permissive: Option<Permissive>,
-    /// Processes of the allowed pod that hold sockets, one for each set of capabilities: who has fewer than another
-    /// process can take nothing from it.
-    holders: Vec<(Capabilities, Process, Held)>,
     attackers: Vec<Attacker>,
     trusted: PodHandle,
     node: Node,
@@ -29,6 +26,9 @@ pub struct Attacker {
     pod: PodHandle,
     /// The last allowed pod at an address, its open conversation, and later the attacker that gets its address.
     heir: Option<Heir>,
+    /// A process of the allowed pod that holds sockets, and may do what the attacker may: from one that may do more
+    /// nothing can be taken.
+    victim: Option<(Process, Held)>,
 }
 
 #[derive(Debug)]
@@ -45,15 +45,11 @@ impl Scene {
         let permissive = Some(node.make_permissive()?);
         node.add_uplink("uplink1")?;
         let trusted = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
-        let holders = [Capabilities::None, Capabilities::Default, Capabilities::NetAdmin]
+        let attackers = Kind::ALL
             .into_iter()
-            .map(|capabilities| {
-                let (holder, held) = trusted.with(capabilities).hold_sockets()?;
-                Ok((capabilities, holder, held))
-            })
+            .map(|kind| Attacker::on_links(&node, kind, &trusted))
             .collect::<Result<_>>()?;
-        let attackers = Kind::ALL.into_iter().map(|kind| Attacker::on_links(&node, kind));
-        Ok(Self { permissive, holders, attackers: attackers.collect::<Result<_>>()?, trusted, node })
+        Ok(Self { permissive, attackers, trusted, node })
     }
 
     /// The vectors that need neighbours, from pods that have some.
@@ -62,9 +58,9 @@ impl Scene {
         let trusted = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
         let kinds = Kind::ALL.into_iter().filter(|kind| !kind.host_network);
         let attackers = kinds
-            .map(|kind| Ok(Attacker { kind, pod: node.pod(spec(kind))?, heir: None }))
+            .map(|kind| Ok(Attacker { kind, pod: node.pod(spec(kind))?, heir: None, victim: None }))
             .collect::<Result<_>>()?;
-        Ok(Self { permissive: None, holders: Vec::new(), attackers, trusted, node })
+        Ok(Self { permissive: None, attackers, trusted, node })
     }
 
     /// The node.
@@ -88,9 +84,8 @@ impl Scene {
 
     /// What the scene has for a vector, beside IMDS.
     fn props(&self, attacker: &Attacker, vector: Vector) -> Result<Props> {
-        let holder =
-            self.holders.iter().find(|(capabilities, ..)| *capabilities == attacker.kind.capabilities);
-        let descriptor = holder.map(|(.., held)| match vector {
+        let victim = attacker.victim.as_ref();
+        let descriptor = victim.map(|(_, held)| match vector {
             Vector::StolenConnection => held.connected,
             _ => held.unconnected,
         });
@@ -101,10 +96,20 @@ impl Scene {
             router: self.permissive.map(|node| node.router),
             router_ipv6: self.permissive.map(|node| node.router_ipv6),
             service: self.permissive.map(|node| node.service),
-            victim: holder.map(|(_, process, _)| process.id()),
+            victim: victim.map(|(process, _)| process.id()),
             descriptor,
             conversation: heir.map(|heir| heir.conversation.clone()),
         })
+    }
+
+    /// What this kernel can't do for a vector.
+    pub fn lacks(&self, vector: Vector) -> Option<&'static str> {
+        let lacks = self.permissive.filter(|node| match vector {
+            Vector::Ipip => !node.unwraps_ipip,
+            Vector::Vxlan => !node.unwraps_vxlan,
+            _ => false,
+        });
+        lacks.map(|_| "unsupported")
     }
 
     /// Starts an attack, up to its pause if it has one.
@@ -132,15 +137,16 @@ impl Scene {
 }
 
 impl Attacker {
-    fn on_links(node: &Node, kind: Kind) -> Result<Self> {
+    fn on_links(node: &Node, kind: Kind, trusted: &Place) -> Result<Self> {
         let pod = node.pod(spec(kind))?;
+        let victim = Some(trusted.with(kind.capabilities).hold_sockets()?);
         if kind.host_network {
-            return Ok(Self { kind, pod, heir: None });
+            return Ok(Self { kind, pod, heir: None, victim });
         }
         node.add_device(&pod, "eth1")?;
         let predecessor = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
         let conversation = predecessor.begin_conversation()?;
-        Ok(Self { kind, pod, heir: Some(Heir { pod: Some(predecessor), conversation }) })
+        Ok(Self { kind, pod, heir: Some(Heir { pod: Some(predecessor), conversation }), victim })
     }
 
     /// Where it attacks from.
