@@ -1,7 +1,7 @@
 //! The command line. Each command is a struct of its arguments with a `run`.
 
 mod check;
-mod client;
+mod cleanup;
 mod completions;
 mod doctor;
 mod explain;
@@ -37,6 +37,7 @@ enum Command {
     Watch(watch::Watch),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Cleanup(cleanup::Cleanup),
     Completions(completions::Completions),
 }
 
@@ -50,7 +51,13 @@ impl Cli {
             Command::Watch(watch) => watch.run(),
             Command::Status(status) => status.run(),
             Command::Doctor(doctor) => doctor.run(),
+            Command::Cleanup(cleanup) => cleanup.run(),
             Command::Completions(completions) => completions.run(),
         }
     }
+}
+
+/// Runs a client command to its end.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
