@@ -77,14 +77,23 @@ impl Links {
         for address in addresses {
             ways.extend(self.device_to(*address)?);
         }
+        let uplinks = self
+            .list()?
+            .into_iter()
+            .filter(|link| link.is_ethernet && (ways.contains(&link.uplink.index) || !link.is_towards_pods));
+        Ok(uplinks.map(|link| link.uplink).collect())
+    }
+
+    /// The names of all devices.
+    pub(super) fn names(&self) -> Result<Vec<String>, LinksError> {
+        Ok(self.list()?.into_iter().map(|link| link.uplink.name).collect())
+    }
+
+    fn list(&self) -> Result<Vec<Link>, LinksError> {
         let mut question = self.0.begin();
         question.add(GET_LINK, DUMP, &[0; LINK_HEADER], Attributes::default());
         let links = self.0.ask(&question).map_err(LinksError::List)?;
-        let uplinks = links
-            .iter()
-            .filter_map(|link| Link::parse(link))
-            .filter(|link| link.is_ethernet && (ways.contains(&link.uplink.index) || !link.is_towards_pods));
-        Ok(uplinks.map(|link| link.uplink).collect())
+        Ok(links.iter().filter_map(|link| Link::parse(link)).collect())
     }
 
     /// The devices behind which addresses are, where there is a route to them.

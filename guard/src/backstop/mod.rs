@@ -34,6 +34,7 @@ pub use links::{LinksError, Uplink};
 pub use nft::NftError;
 pub use wanted::{Forwarded, Known, Wanted};
 
+use crate::kernel;
 use links::Links;
 use nft::{Nft, Standing};
 use ruleset::{Bypass, Counter, Forward, Source, Table};
@@ -60,6 +61,16 @@ pub enum Place {
     Forward,
     /// Where frames leave past the queues.
     Bypass,
+}
+
+impl Place {
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 /// Packets that were met since the last look.
@@ -179,12 +190,16 @@ impl Backstop {
     }
 }
 
-/// Takes the backstop's tables away from the host.
+/// Takes the backstop away from the host, but for what is pinned.
 pub fn remove(host_network: &Path) -> Result<(), BackstopError> {
     let failed = |source| BackstopError::Host { path: host_network.to_owned(), source };
     let host = File::open(host_network).map_err(failed)?;
-    let nft = inside(&host, Nft::open).map_err(failed)??;
-    Ok(nft.remove()?)
+    inside(&host, || {
+        Nft::open()?.remove()?;
+        kernel::remove_uplink_filters(&Links::open()?.names()?);
+        Ok(())
+    })
+    .map_err(failed)?
 }
 
 impl Kept {
