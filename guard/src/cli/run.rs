@@ -83,6 +83,11 @@ pub(super) struct Run {
     #[arg(long, value_name = "N", default_value_t = 200)]
     imds_requests_per_second: u32,
 
+    /// Whether packets are stopped that no hook of a socket sees (AF_PACKET and its kin), by tables of nftables and by tc
+    /// programs in the host's network
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
+    backstop: Switch,
+
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     events: PathBuf,
@@ -107,6 +112,12 @@ pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
         }
         _ => Err(format!("`{text}` is not of the form NAMESPACE/NAME")),
     }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -167,6 +178,7 @@ impl Run {
                 pod_networks: self.pod_networks,
                 requests_per_second: self.imds_requests_per_second,
             },
+            backstop: matches!(self.backstop, Switch::On),
             events: self.events,
             listen: self.listen,
             socket: self.socket,
