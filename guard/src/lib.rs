@@ -4,8 +4,8 @@
 pub mod account;
 pub mod agent;
 pub mod attempt;
-pub mod boot;
 pub mod backstop;
+pub mod boot;
 pub mod changes;
 pub mod cli;
 mod client;

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use nix::ifaddrs::getifaddrs;
@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::frame::{self, Ends, Mac, Segment, TCP, UDP};
 use super::handmade::{self, Client, DATAGRAM};
 use super::props::needed;
+use super::staged::pause;
 use super::{PATIENCE, Target};
 
 /// The longest frame that is read.
@@ -41,9 +42,37 @@ pub(super) fn other_device(target: &Target) -> io::Result<usize> {
 /// Past the queueing discipline, where programs of `tc` stand.
 pub(super) fn without_queue(target: &Target) -> io::Result<usize> {
     let link = Link::toward(target.ipv4)?;
-    let on = 1_i32.to_ne_bytes();
-    set_option(&link.socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &on)?;
+    link.pass_queue()?;
     link.fetch(target.v4())
+}
+
+/// The same with a socket that was ready before the pause.
+pub(super) fn preopened_without_queue(target: &Target) -> io::Result<usize> {
+    let link = Link::toward(target.ipv4)?;
+    link.pass_queue()?;
+    pause()?;
+    link.fetch(target.v4())
+}
+
+/// The same over IPv6.
+pub(super) fn preopened_without_queue_ipv6(target: &Target) -> io::Result<usize> {
+    let link = Link::toward(target.ipv4)?;
+    link.pass_queue()?;
+    pause()?;
+    link.fetch(target.v6())
+}
+
+/// The same with an empty VLAN tag on each frame.
+pub(super) fn preopened_without_queue_tagged(target: &Target) -> io::Result<usize> {
+    let link = Link::toward(target.ipv4)?;
+    link.pass_queue()?;
+    pause()?;
+    link.fetch_tagged(target.v4())
+}
+
+/// With an empty VLAN tag on each frame.
+pub(super) fn tagged(target: &Target) -> io::Result<usize> {
+    Link::toward(target.ipv4)?.fetch_tagged(target.v4())
 }
 
 /// In the name of somebody else: one datagram. Its answer goes to whom it names, and is heard where it comes by here.
@@ -121,9 +150,9 @@ impl Link {
         self.send(&frame::ip(ends, TCP, &segment.to_bytes(ends)))
     }
 
-    /// Sends an IP packet to the far end of the link, with an empty VLAN tag.
-    pub(super) fn send_tagged(&self, packet: &[u8]) -> io::Result<()> {
-        self.socket.send(&frame::tagged(self.own, self.gateway, packet)).map(drop)
+    /// Has its frames handed to the device at once, past `tc`.
+    fn pass_queue(&self) -> io::Result<()> {
+        set_option(&self.socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1_i32.to_ne_bytes())
     }
 
     /// The first packet of which `read` makes something.
@@ -157,6 +186,14 @@ impl Link {
     /// Asks by TCP, from the device's own address, in packets with nothing special about them.
     fn fetch(&self, peer: SocketAddr) -> io::Result<usize> {
         self.fetch_as(&self.client(peer)?)
+    }
+
+    /// The same with an empty VLAN tag on each frame.
+    fn fetch_tagged(&self, peer: SocketAddr) -> io::Result<usize> {
+        self.fetch_in(&self.client(peer)?, |ends, segment| {
+            let packet = frame::ip(ends, TCP, &segment.to_bytes(ends));
+            self.socket.send(&frame::tagged(self.own, self.gateway, &packet)).map(drop)
+        })
     }
 
     /// The same as somebody.
@@ -201,7 +238,7 @@ pub(super) fn held_port(own: IpAddr) -> io::Result<UdpSocket> {
 
 /// Sets an option of a socket to the bytes of its value.
 #[expect(unsafe_code, reason = "these options have no wrapper")]
-pub(super) fn set_option(socket: &Socket, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+pub(super) fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     let length = u32::try_from(value.len()).unwrap_or_default();
     // SAFETY: the kernel reads `length` bytes of `value`, which has as many.
     let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };

@@ -4,6 +4,7 @@
 //! executable `guard-attack`; tests start it with [`Place::attack`](crate::Place::attack) and read the [`Report`].
 //! The functions know nothing of the guard and give up after [`PATIENCE`].
 
+mod compat;
 mod datagram;
 mod frame;
 pub mod gate;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+pub use compat::{PROBE, probe};
 pub use hammer::{Blow, Tally, hammer, siege};
 pub use handmade::{Conversation, begin_conversation};
 pub use handover::{Held, give_socket, hold_sockets};
@@ -149,6 +151,16 @@ pub enum Vector {
     AddressReused,
     /// An `AF_XDP` socket.
     Xdp,
+    /// The same, made ready by a 32-bit program's system calls.
+    XdpCompat,
+    /// The same, made ready before the pause.
+    PreopenedXdp,
+    /// A packet socket that was to pass the queueing discipline before the pause.
+    PreopenedBypass,
+    /// The same over IPv6.
+    PreopenedBypassIpv6,
+    /// The same with a VLAN tag on each frame.
+    PreopenedBypassTagged,
     /// Fragments through a raw socket.
     RawFragments,
     /// IP options through a raw socket.
@@ -213,7 +225,14 @@ impl Vector {
     pub fn pauses(self) -> bool {
         matches!(
             self,
-            Self::Preconnected | Self::PreconnectedIpv6 | Self::PreconnectedUdp | Self::PreopenedUnconnected
+            Self::Preconnected
+                | Self::PreconnectedIpv6
+                | Self::PreconnectedUdp
+                | Self::PreopenedUnconnected
+                | Self::PreopenedXdp
+                | Self::PreopenedBypass
+                | Self::PreopenedBypassIpv6
+                | Self::PreopenedBypassTagged
         )
     }
 
@@ -255,10 +274,15 @@ impl Vector {
             Self::LinkSpoofed => link::spoofed(target).into(),
             Self::LinkFragments => shaped::fragments(target).into(),
             Self::LinkOptions => shaped::options(target).into(),
-            Self::LinkTagged => shaped::tagged(target).into(),
+            Self::LinkTagged => link::tagged(target).into(),
             Self::ArpSpoofed => link::arp_spoofed(target).into(),
             Self::AddressReused => handmade::go_on(target).into(),
             Self::Xdp => xdp::fetch(target).into(),
+            Self::XdpCompat => xdp::by_compat_calls(target).into(),
+            Self::PreopenedXdp => xdp::preopened(target).into(),
+            Self::PreopenedBypass => link::preopened_without_queue(target).into(),
+            Self::PreopenedBypassIpv6 => link::preopened_without_queue_ipv6(target).into(),
+            Self::PreopenedBypassTagged => link::preopened_without_queue_tagged(target).into(),
             Self::RawFragments => shaped::raw_fragments(target).into(),
             Self::RawOptions => shaped::raw_options(target).into(),
             Self::SourceRoute => shaped::source_route(target).into(),

@@ -60,14 +60,6 @@ fn with_options(ends: Ends, segment: &Segment) -> Vec<u8> {
     frame::ipv4(own, peer, TCP, &[NOTHING; 40], &segment.to_bytes(ends))
 }
 
-/// With a VLAN tag that names no VLAN.
-pub(super) fn tagged(target: &Target) -> io::Result<usize> {
-    let link = Link::toward(target.ipv4)?;
-    link.fetch_in(&link.client(target.v4())?, |ends, segment| {
-        link.send_tagged(&frame::ip(ends, TCP, &segment.to_bytes(ends)))
-    })
-}
-
 /// A datagram to the node, which is to send it on to IMDS. What a raw socket sends so is addressed to the node.
 pub(super) fn source_route(target: &Target) -> io::Result<usize> {
     let router = needed(target.props.router, "a router")?;

@@ -4,22 +4,23 @@
 
 use std::ffi::{CString, c_void};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::net::if_::if_nametoindex;
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_TX_RING, XdpDesc, XdpDescOptions, XdpRingOffset, XdpUmemReg,
-    XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_TX_RING, XdpDesc, XdpDescOptions, XdpRingOffset,
 };
 use rustix::net::{AddressFamily, SendFlags, SocketType, bind, send, socket, sockopt};
 
-use super::Target;
 use super::frame::{self, TCP};
-use super::link::Link;
+use super::link::{self, Link};
 use super::outcome::unsupported;
+use super::staged::pause;
+use super::{Target, compat};
 
 /// So many frames can be sent, each from a place of its own: more than a conversation has.
 const FRAMES: u32 = 16;
@@ -28,10 +29,25 @@ const FRAME: u32 = 2048;
 /// Sends through an XDP socket, and hears through a packet socket.
 pub(super) fn fetch(target: &Target) -> io::Result<usize> {
     let link = Link::toward(target.ipv4)?;
-    let sender = Sender::on(link.device())?;
-    link.fetch_in(&link.client(target.v4())?, |ends, segment| {
-        sender.send(&link.frame(&frame::ip(ends, TCP, &segment.to_bytes(ends))))
-    })
+    Sender::on(&link, set_option)?.fetch(&link, target)
+}
+
+/// With a socket that was ready before the pause.
+pub(super) fn preopened(target: &Target) -> io::Result<usize> {
+    let link = Link::toward(target.ipv4)?;
+    let sender = Sender::on(&link, set_option)?;
+    pause()?;
+    sender.fetch(&link, target)
+}
+
+/// With a socket that was made ready by a 32-bit program's system calls.
+pub(super) fn by_compat_calls(target: &Target) -> io::Result<usize> {
+    compat::require()?;
+    let link = Link::toward(target.ipv4)?;
+    let set = |socket: &OwnedFd, level, option, value: &[u8]| {
+        compat::set_option(socket.as_raw_fd(), level, option, value)
+    };
+    Sender::on(&link, set)?.fetch(&link, target)
 }
 
 /// An XDP socket that only sends.
@@ -43,31 +59,30 @@ struct Sender {
 }
 
 impl Sender {
-    /// On the first queue of a device.
-    fn on(device: &str) -> io::Result<Self> {
-        let index = if_nametoindex(CString::new(device)?.as_c_str())?;
+    /// On the first queue of a link's device. `set` sets the options of the socket.
+    fn on(link: &Link, set: impl Fn(&OwnedFd, i32, i32, &[u8]) -> io::Result<()>) -> io::Result<Self> {
+        let index = if_nametoindex(CString::new(link.device())?.as_c_str())?;
         let socket = socket(AddressFamily::XDP, SocketType::RAW, None).map_err(|error| match error {
-            rustix::io::Errno::AFNOSUPPORT => unsupported("AF_XDP", &error.into()),
+            Errno::AFNOSUPPORT => unsupported("AF_XDP", &error.into()),
             error => error.into(),
         })?;
         let frames = Memory::of((FRAMES * FRAME) as usize)?;
-        let area = XdpUmemReg {
-            addr: frames.start.as_ptr() as u64,
-            len: frames.length as u64,
-            chunk_size: FRAME,
-            headroom: 0,
-            flags: XdpUmemRegFlags::empty(),
-            tx_metadata_len: 0,
-        };
-        sockopt::set_xdp_umem_reg(&socket, area)?;
-        sockopt::set_xdp_umem_fill_ring_size(&socket, FRAMES)?;
-        sockopt::set_xdp_umem_completion_ring_size(&socket, FRAMES)?;
-        sockopt::set_xdp_tx_ring_size(&socket, FRAMES)?;
+        let set = |option, value: &[u8]| set(&socket, libc::SOL_XDP, option, value);
+        set(libc::XDP_UMEM_REG, &area(&frames))?;
+        for ring in [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_TX_RING] {
+            set(ring, &FRAMES.to_ne_bytes())?;
+        }
         let offsets = sockopt::xdp_mmap_offsets(&socket)?.tx;
         let length = offsets.desc + u64::from(FRAMES) * size_of::<XdpDesc>() as u64;
         let ring = Memory::of_socket(&socket, length, XDP_PGOFF_TX_RING)?;
         bind(&socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, index, 0))?;
         Ok(Self { socket, ring, offsets, frames })
+    }
+
+    fn fetch(&self, link: &Link, target: &Target) -> io::Result<usize> {
+        link.fetch_in(&link.client(target.v4())?, |ends, segment| {
+            self.send(&link.frame(&frame::ip(ends, TCP, &segment.to_bytes(ends))))
+        })
     }
 
     #[expect(unsafe_code, reason = "the ring is memory that the kernel reads")]
@@ -96,6 +111,17 @@ impl Sender {
         send(&self.socket, &[], SendFlags::DONTWAIT)?;
         Ok(())
     }
+}
+
+/// `struct xdp_umem_reg` of an area of frames: where it is and how long, the length of a frame, and no more.
+fn area(frames: &Memory) -> Vec<u8> {
+    let place = [frames.start.as_ptr() as u64, frames.length as u64].map(u64::to_ne_bytes).concat();
+    let rest = [FRAME, 0, 0, 0].map(u32::to_ne_bytes).concat();
+    [place, rest].concat()
+}
+
+fn set_option(socket: &OwnedFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+    link::set_option(socket, level, option, value)
 }
 
 /// Mapped memory, unmapped when dropped.

@@ -70,6 +70,9 @@ enum Command {
     Gate(Gate),
     /// Open a connection to IMDS by hand, leave it, and print what it takes to go on with it
     BeginConversation,
+    /// Make a 32-bit program's system call: the kernel ends who makes one where it takes none
+    #[command(name = attack::PROBE)]
+    ProbeCompat,
     /// Hold two sockets, one that is connected to IMDS and one that is not, until a line comes in
     HoldSockets,
     /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
@@ -128,6 +131,7 @@ fn main() -> Result<()> {
         Command::BeginConversation => {
             print(&attack::begin_conversation(&imds()).context("begin a conversation")?)
         }
+        Command::ProbeCompat => attack::probe().context("make a 32-bit system call"),
         Command::HoldSockets => attack::hold_sockets(&imds(), print).context("hold sockets"),
         Command::GiveSocket => attack::give_socket().context("hand a socket over"),
     }

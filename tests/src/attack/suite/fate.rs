@@ -17,6 +17,8 @@ pub enum Fate {
     Harmless(&'static str),
     /// There is no such thing, for this reason.
     None(&'static str),
+    /// It gets bytes, and that is a gap of ours, for this reason.
+    Gap(&'static str),
     /// It gets bytes, and that is no promise of ours that it doesn't, for this reason.
     OutOfScope(&'static str),
 }
@@ -32,8 +34,8 @@ pub enum Lock {
     Forward,
     /// The backstop of what leaves the node by packet sockets.
     Uplink,
-    /// The BPF LSM, where the kernel has it switched on.
-    Lsm,
+    /// What is refused to sockets that would pass the queues of a device, and the backstop of those that were there before.
+    Bypass,
 }
 
 impl fmt::Display for Lock {
@@ -43,7 +45,7 @@ impl fmt::Display for Lock {
             Self::Egress => "egress",
             Self::Forward => "forward",
             Self::Uplink => "uplink",
-            Self::Lsm => "lsm",
+            Self::Bypass => "bypass",
         })
     }
 }
@@ -102,7 +104,17 @@ pub fn fate(vector: Vector, kind: Kind) -> Fate {
         | Vector::DnatInPod => Fate::Closed(Lock::Egress),
 
         Vector::Service if kind.host_network => Fate::Closed(Lock::Egress),
-        Vector::Xdp if kind.host_network => Fate::Closed(Lock::Lsm),
+        Vector::Xdp
+        | Vector::XdpCompat
+        | Vector::LinkQdiscBypass
+        | Vector::PreopenedBypass
+        | Vector::PreopenedBypassIpv6
+        | Vector::PreopenedBypassTagged
+            if kind.host_network =>
+        {
+            Fate::Closed(Lock::Bypass)
+        }
+        Vector::PreopenedXdp if kind.host_network => Fate::Gap("it is ready before there is a guard"),
         Vector::SourceRoute | Vector::RoutingHeader4 if kind.host_network => {
             Fate::Harmless("no router behind the node follows it")
         }
@@ -112,7 +124,6 @@ pub fn fate(vector: Vector, kind: Kind) -> Fate {
 
         Vector::Link
         | Vector::LinkIpv6
-        | Vector::LinkQdiscBypass
         | Vector::LinkOtherDevice
         | Vector::LinkSpoofed
         | Vector::LinkFragments
@@ -132,6 +143,11 @@ pub fn fate(vector: Vector, kind: Kind) -> Fate {
         | Vector::LinkOptions
         | Vector::LinkTagged
         | Vector::Xdp
+        | Vector::XdpCompat
+        | Vector::PreopenedXdp
+        | Vector::PreopenedBypass
+        | Vector::PreopenedBypassIpv6
+        | Vector::PreopenedBypassTagged
         | Vector::ArpSpoofed
         | Vector::AddressReused
         | Vector::SourceRoute
@@ -171,6 +187,11 @@ fn missing(vector: Vector, kind: Kind) -> Option<&'static str> {
         | Vector::ArpSpoofed
         | Vector::AddressReused
         | Vector::Xdp
+        | Vector::XdpCompat
+        | Vector::PreopenedXdp
+        | Vector::PreopenedBypass
+        | Vector::PreopenedBypassIpv6
+        | Vector::PreopenedBypassTagged
         | Vector::SourceRoute
         | Vector::RoutingHeader0
         | Vector::RoutingHeader2

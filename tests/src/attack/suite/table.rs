@@ -53,6 +53,7 @@ fn cell(fate: Fate, notes: &mut Vec<&'static str>) -> String {
         Fate::Needs(capability) => format!("needs `{capability}`"),
         Fate::Harmless(reason) => format!("reaches nothing ({})", note(reason)),
         Fate::None(reason) => format!("– ({})", note(reason)),
+        Fate::Gap(reason) => format!("**open** ({})", note(reason)),
         Fate::OutOfScope(reason) => format!("**out of scope** ({})", note(reason)),
     }
 }
