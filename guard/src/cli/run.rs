@@ -20,7 +20,7 @@ use super::{
     host::{Host, PIN_PATH},
 };
 use crate::{
-    agent::{self, PodsFrom, Settings},
+    agent::{self, AgentError, PodsFrom, Settings},
     client,
     endpoints::Endpoints,
     gate::GateSettings,
@@ -105,7 +105,7 @@ pub(super) struct Run {
     log_format: LogFormat,
 }
 
-fn object_name(text: &str) -> Result<ObjectName, String> {
+pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok(ObjectName { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -133,11 +133,18 @@ impl Run {
         let settings = self.settings()?;
         // One thread: the agent is one task, and a small agent is part of the promise.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, async {
-            let shutdown = shutdown_signal()?;
-            agent::run(settings, shutdown).await.map_err(anyhow::Error::from)
-        })?;
-        Ok(ExitCode::SUCCESS)
+        loop {
+            let guarded = LocalSet::new().block_on(&runtime, async {
+                let shutdown = shutdown_signal()?;
+                Ok::<_, io::Error>(agent::run(settings.clone(), shutdown).await)
+            })?;
+            match guarded {
+                Err(error @ AgentError::RootGone { .. }) => {
+                    tracing::warn!("{error}: beginning anew");
+                }
+                guarded => return guarded.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
+            }
+        }
     }
 
     fn settings(self) -> anyhow::Result<Settings> {
