@@ -67,10 +67,7 @@ fn enforced_nobody_gets_a_byte_by_any_vector() -> Result<()> {
     scene.inherit()?;
     agent.set_pods(scene.node())?;
 
-    let mut rows = staged
-        .into_iter()
-        .map(|(kind, attack)| Ok(judged(kind, &attack.proceed()?)))
-        .collect::<Result<Vec<_>>>()?;
+    let mut rows = at_the_same_time(staged, |(kind, attack)| Ok(vec![judged(kind, &attack.proceed()?)]))?;
     rows.extend(attacks_fail(&scene, &vectors)?);
     let seen = scene.node().simulator().seen();
     // Last, for it opens what it may.
@@ -126,6 +123,11 @@ fn is_exclusive(vector: Vector) -> bool {
     matches!(vector, Vector::ArpSpoofed | Vector::Xdp | Vector::XdpCompat | Vector::PreopenedXdp)
 }
 
+/// Whether other pods make them at the same place.
+fn is_shared(vector: Vector, kind: Kind) -> bool {
+    vector == Vector::ArpSpoofed || (is_exclusive(vector) && kind.host_network)
+}
+
 /// Those that speak in the name of the allowed pod, which may get the answer: the simulator says whether there was one.
 fn is_blind(vector: Vector) -> bool {
     matches!(vector, Vector::LinkSpoofed | Vector::Vxlan | Vector::Ipip | Vector::ArpSpoofed)
@@ -146,7 +148,7 @@ fn told(judged: Vec<Judged>) -> Result<Vec<Row>> {
 /// Performs every vector where nothing hinders it. What is declared to be closed by the guard must be an attack.
 fn attacks_succeed(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
     let (alone, together): (Vec<Vector>, Vec<Vector>) = vectors.iter().partition(|vector| is_alone(**vector));
-    let mut rows = at_the_same_time(scene, |attacker| {
+    let mut rows = at_the_same_time(scene.attackers(), |attacker| {
         together.iter().map(|vector| succeeds(scene, attacker, *vector)).collect()
     })?;
     for attacker in scene.attackers() {
@@ -224,7 +226,7 @@ fn stage_all(scene: &Scene, vectors: &[Vector]) -> Result<Vec<(Kind, Staged)>> {
 /// Performs every vector that doesn't pause. What got bytes and shouldn't have is told beside its row.
 fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
     let moving: Vec<Vector> = vectors.iter().copied().filter(|vector| !vector.pauses()).collect();
-    let mut rows = at_the_same_time(scene, |attacker| {
+    let mut rows = at_the_same_time(scene.attackers(), |attacker| {
         let (possible, others): (Vec<Vector>, Vec<Vector>) =
             moving.iter().partition(|vector| hindrance(scene, attacker.kind, **vector).is_none());
         let mut rows = Vec::new();
@@ -232,7 +234,8 @@ fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
             let why = hindrance(scene, attacker.kind, vector).unwrap_or_default();
             rows.push((row(attacker.kind, vector, why), None));
         }
-        let together: Vec<Vector> = possible.into_iter().filter(|vector| !is_exclusive(*vector)).collect();
+        let (one_by_one, together): (Vec<Vector>, Vec<Vector>) =
+            possible.into_iter().partition(|vector| is_exclusive(*vector));
         for some in together.chunks(AT_ONCE) {
             let staged: Vec<Staged> =
                 some.iter().map(|vector| scene.stage(attacker, *vector)).collect::<Result<_>>()?;
@@ -240,10 +243,13 @@ fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
                 rows.push(judged(attacker.kind, &attack.proceed()?));
             }
         }
+        for vector in one_by_one.into_iter().filter(|vector| !is_shared(*vector, attacker.kind)) {
+            rows.push(judged(attacker.kind, &scene.attack(attacker, vector)?));
+        }
         Ok(rows)
     })?;
     for attacker in scene.attackers() {
-        for vector in moving.iter().copied().filter(|vector| is_exclusive(*vector)) {
+        for vector in moving.iter().copied().filter(|vector| is_shared(*vector, attacker.kind)) {
             if hindrance(scene, attacker.kind, vector).is_none() {
                 rows.push(judged(attacker.kind, &scene.attack(attacker, vector)?));
             }
@@ -288,14 +294,14 @@ fn row(kind: Kind, vector: Vector, result: String) -> Row {
     Row { kernel, vector, pod: kind.account(), result }
 }
 
-/// Does the same for every attacker, each on a thread of its own.
-fn at_the_same_time<T: Send>(
-    scene: &Scene,
-    work: impl Fn(&Attacker) -> Result<Vec<T>> + Sync,
+/// Does the same with all of them, each on a thread of its own.
+fn at_the_same_time<S: Send, T: Send>(
+    all: impl IntoIterator<Item = S>,
+    work: impl Fn(S) -> Result<Vec<T>> + Sync,
 ) -> Result<Vec<T>> {
+    let work = &work;
     let done: Vec<Result<Vec<T>>> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            scene.attackers().iter().map(|attacker| scope.spawn(|| work(attacker))).collect();
+        let threads: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
         let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
         joined.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });

@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Perform attacks, all of them if none is named
+    /// Perform attacks, all of those by sockets if none is named
     Run {
         vectors: Vec<Vector>,
         /// Move into this cgroup first
@@ -142,7 +142,8 @@ fn imds() -> Target {
 }
 
 fn run(vectors: &[Vector], target: &Target) -> Result<()> {
-    let vectors = if vectors.is_empty() { Vector::all() } else { vectors };
+    let of_sockets: Vec<Vector> = Vector::of_sockets().collect();
+    let vectors = if vectors.is_empty() { &of_sockets } else { vectors };
     vectors.iter().try_for_each(|vector| print(&vector.perform(target)))
 }
 

@@ -38,6 +38,26 @@ pub enum Lock {
     Bypass,
 }
 
+impl Lock {
+    /// Every lock.
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Egress, Self::Forward, Self::Uplink, Self::Bypass];
+
+    /// What it is, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Connect => {
+                "the connect or the unconnected send is refused, or sent to the gate, which answers 403"
+            }
+            Self::Egress => "packets of the pod's sockets are dropped",
+            Self::Forward => "packets that the node forwards are dropped",
+            Self::Uplink => "frames of the pod's packet sockets are dropped where they leave the node",
+            Self::Bypass => {
+                "sockets may not pass the queues of a device, and frames of those that do are dropped"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -54,151 +74,145 @@ const NET_RAW: &str = "NET_RAW";
 const NET_ADMIN: &str = "NET_ADMIN";
 const SYS_ADMIN: &str = "SYS_ADMIN";
 
+/// Whom the guard does not promise to stop, with the reason, beside the vectors that are declared so.
+pub const BEYOND: [(&str, &str); 5] = [
+    ("privileged containers, and those with `SYS_ADMIN` or `BPF`", "they may detach the guard"),
+    ("hostNetwork pods with `NET_ADMIN` that set out to", "they may take away the backstop, as `undo` does"),
+    ("pods that see other pods' processes and may trace them", "they may read the credentials themselves"),
+    ("kubelet probes and hooks of the kind `httpGet` with `host:`", "the kubelet, which asks, is no pod"),
+    ("containers in virtual machines (Kata)", "their network stack is not the node's"),
+];
+
 /// What becomes of `vector` from a pod of this kind.
 pub fn fate(vector: Vector, kind: Kind) -> Fate {
+    use Vector as V;
     match vector {
-        Vector::ArpSpoofed if kind.host_network => {
-            return Fate::None("the router is nobody's neighbour on its bridge");
-        }
-        Vector::AddressReused if kind.host_network => {
-            return Fate::None("the node's address stays the node's");
-        }
-        _ => {}
+        V::ArpSpoofed if kind.host_network => Fate::None("the router is nobody's neighbour on its bridge"),
+        V::AddressReused if kind.host_network => Fate::None("the node's address stays the node's"),
+        _ => match missing(vector, kind) {
+            Some(capability) => Fate::Needs(capability),
+            None if kind.host_network => from_host_network(vector),
+            None => from_pod_network(vector),
+        },
     }
-    if let Some(capability) = missing(vector, kind) {
-        return Fate::Needs(capability);
-    }
+}
+
+/// What leaves a pod's own network is forwarded by the node.
+fn from_pod_network(vector: Vector) -> Fate {
+    use Vector as V;
     match vector {
-        Vector::Tcp
-        | Vector::TcpMapped
-        | Vector::TcpIpv6
-        | Vector::TcpFastOpen
-        | Vector::TcpNonblocking
-        | Vector::Mptcp
-        | Vector::MptcpMapped
-        | Vector::MptcpFastOpen
-        | Vector::UdpConnected
-        | Vector::UdpConnectedIpv6
-        | Vector::UdpUnconnected
-        | Vector::UdpUnconnectedMapped
-        | Vector::UdpUnconnectedIpv6
-        | Vector::Sendmmsg
-        | Vector::IoUringConnect
-        | Vector::ChildInSubCgroup
-        | Vector::PreopenedUnconnected
-        | Vector::ScmRights
-        | Vector::UserNamespace
-        | Vector::StolenSocket
-        | Vector::Smc => Fate::Closed(Lock::Connect),
+        V::Link
+        | V::LinkIpv6
+        | V::LinkQdiscBypass
+        | V::LinkOtherDevice
+        | V::LinkSpoofed
+        | V::LinkFragments
+        | V::LinkOptions
+        | V::LinkTagged
+        | V::Xdp
+        | V::XdpCompat
+        | V::PreopenedXdp
+        | V::PreopenedBypass
+        | V::PreopenedBypassIpv6
+        | V::PreopenedBypassTagged
+        | V::ArpSpoofed
+        | V::AddressReused
+        | V::SourceRoute
+        | V::RoutingHeader4
+        | V::Ipip
+        | V::Vxlan
+        | V::TunDevice
+        | V::Service
+        | V::Undo => Fate::Closed(Lock::Forward),
+        _ => from_anywhere(vector),
+    }
+}
 
-        Vector::RawTcp
-        | Vector::RawHdrincl
-        | Vector::RawFragments
-        | Vector::RawOptions
-        | Vector::IcmpPing
-        | Vector::IcmpRaw
-        | Vector::IcmpRawIpv6
-        | Vector::Preconnected
-        | Vector::PreconnectedIpv6
-        | Vector::PreconnectedUdp
-        | Vector::DnatInPod => Fate::Closed(Lock::Egress),
+/// What leaves the node's network is not.
+fn from_host_network(vector: Vector) -> Fate {
+    use Vector as V;
+    match vector {
+        V::Link
+        | V::LinkIpv6
+        | V::LinkOtherDevice
+        | V::LinkSpoofed
+        | V::LinkFragments
+        | V::LinkOptions
+        | V::LinkTagged => Fate::Closed(Lock::Uplink),
+        V::Xdp
+        | V::LinkQdiscBypass
+        | V::PreopenedBypass
+        | V::PreopenedBypassIpv6
+        | V::PreopenedBypassTagged => Fate::Closed(Lock::Bypass),
+        V::XdpCompat => Fate::Gap("a cgroup's programs for `setsockopt` are not run for 32-bit system calls"),
+        V::PreopenedXdp => Fate::Gap("an `AF_XDP` socket that is ready before the guard passes everything"),
+        // They come back into the node, out of a device of its own.
+        V::Ipip | V::Vxlan | V::TunDevice => Fate::Closed(Lock::Forward),
+        V::Service => Fate::Closed(Lock::Egress),
+        V::SourceRoute | V::RoutingHeader4 => Fate::Harmless("no router behind the node follows it"),
+        V::Undo => Fate::OutOfScope("who may change the host's network may undo what guards it"),
+        _ => from_anywhere(vector),
+    }
+}
 
-        Vector::Service if kind.host_network => Fate::Closed(Lock::Egress),
-        Vector::Xdp
-        | Vector::XdpCompat
-        | Vector::LinkQdiscBypass
-        | Vector::PreopenedBypass
-        | Vector::PreopenedBypassIpv6
-        | Vector::PreopenedBypassTagged
-            if kind.host_network =>
-        {
-            Fate::Closed(Lock::Bypass)
-        }
-        Vector::PreopenedXdp if kind.host_network => Fate::Gap("it is ready before there is a guard"),
-        Vector::SourceRoute | Vector::RoutingHeader4 if kind.host_network => {
-            Fate::Harmless("no router behind the node follows it")
-        }
-        Vector::Undo if kind.host_network => {
-            Fate::OutOfScope("who may change the host's network may undo what guards it")
-        }
-
-        Vector::Link
-        | Vector::LinkIpv6
-        | Vector::LinkOtherDevice
-        | Vector::LinkSpoofed
-        | Vector::LinkFragments
-        | Vector::LinkOptions
-        | Vector::LinkTagged
-            if kind.host_network =>
-        {
-            Fate::Closed(Lock::Uplink)
-        }
-        // What leaves a pod's own network is forwarded by the node.
-        Vector::Link
-        | Vector::LinkIpv6
-        | Vector::LinkQdiscBypass
-        | Vector::LinkOtherDevice
-        | Vector::LinkSpoofed
-        | Vector::LinkFragments
-        | Vector::LinkOptions
-        | Vector::LinkTagged
-        | Vector::Xdp
-        | Vector::XdpCompat
-        | Vector::PreopenedXdp
-        | Vector::PreopenedBypass
-        | Vector::PreopenedBypassIpv6
-        | Vector::PreopenedBypassTagged
-        | Vector::ArpSpoofed
-        | Vector::AddressReused
-        | Vector::SourceRoute
-        | Vector::RoutingHeader4
-        | Vector::Ipip
-        | Vector::Vxlan
-        | Vector::TunDevice
-        | Vector::Service
-        | Vector::Undo => Fate::Closed(Lock::Forward),
-
-        Vector::RoutingHeader0 | Vector::RoutingHeader2 => Fate::Harmless("Linux follows none"),
-        Vector::UserNamespaceLink => Fate::Harmless("its rights count for its own networks alone"),
-        Vector::StolenConnection => {
+/// What is the same for both.
+fn from_anywhere(vector: Vector) -> Fate {
+    use Vector as V;
+    match vector {
+        V::RawTcp
+        | V::RawHdrincl
+        | V::RawFragments
+        | V::RawOptions
+        | V::IcmpPing
+        | V::IcmpRaw
+        | V::IcmpRawIpv6
+        | V::Preconnected
+        | V::PreconnectedIpv6
+        | V::PreconnectedUdp
+        | V::DnatInPod => Fate::Closed(Lock::Egress),
+        V::RoutingHeader0 | V::RoutingHeader2 => Fate::Harmless("Linux follows none"),
+        V::UserNamespaceLink => Fate::Harmless("its rights count for its own networks alone"),
+        V::StolenConnection => {
             Fate::OutOfScope("who may take a process' descriptors may read its credentials")
         }
-        Vector::Setns => Fate::Needs(SYS_ADMIN),
+        // All others make a connection, or send to an address.
+        _ => Fate::Closed(Lock::Connect),
     }
 }
 
 /// The capability that a pod of this kind lacks for a vector.
 fn missing(vector: Vector, kind: Kind) -> Option<&'static str> {
+    use Vector as V;
     match vector {
-        Vector::RawTcp
-        | Vector::RawHdrincl
-        | Vector::RawFragments
-        | Vector::RawOptions
-        | Vector::IcmpRaw
-        | Vector::IcmpRawIpv6
-        | Vector::Link
-        | Vector::LinkIpv6
-        | Vector::LinkQdiscBypass
-        | Vector::LinkOtherDevice
-        | Vector::LinkSpoofed
-        | Vector::LinkFragments
-        | Vector::LinkOptions
-        | Vector::LinkTagged
-        | Vector::ArpSpoofed
-        | Vector::AddressReused
-        | Vector::Xdp
-        | Vector::XdpCompat
-        | Vector::PreopenedXdp
-        | Vector::PreopenedBypass
-        | Vector::PreopenedBypassIpv6
-        | Vector::PreopenedBypassTagged
-        | Vector::SourceRoute
-        | Vector::RoutingHeader0
-        | Vector::RoutingHeader2
-        | Vector::RoutingHeader4
-        | Vector::Ipip => (!kind.has_net_raw()).then_some(NET_RAW),
-        Vector::TunDevice | Vector::DnatInPod | Vector::Undo => (!kind.has_net_admin()).then_some(NET_ADMIN),
-        Vector::Setns => Some(SYS_ADMIN),
+        V::RawTcp
+        | V::RawHdrincl
+        | V::RawFragments
+        | V::RawOptions
+        | V::IcmpRaw
+        | V::IcmpRawIpv6
+        | V::Link
+        | V::LinkIpv6
+        | V::LinkQdiscBypass
+        | V::LinkOtherDevice
+        | V::LinkSpoofed
+        | V::LinkFragments
+        | V::LinkOptions
+        | V::LinkTagged
+        | V::ArpSpoofed
+        | V::AddressReused
+        | V::Xdp
+        | V::XdpCompat
+        | V::PreopenedXdp
+        | V::PreopenedBypass
+        | V::PreopenedBypassIpv6
+        | V::PreopenedBypassTagged
+        | V::SourceRoute
+        | V::RoutingHeader0
+        | V::RoutingHeader2
+        | V::RoutingHeader4
+        | V::Ipip => (!kind.has_net_raw()).then_some(NET_RAW),
+        V::TunDevice | V::DnatInPod | V::Undo => (!kind.has_net_admin()).then_some(NET_ADMIN),
+        V::Setns => Some(SYS_ADMIN),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ mod kind;
 mod scene;
 pub mod table;
 
-pub use fate::{Fate, Lock, fate};
+pub use fate::{BEYOND, Fate, Lock, fate};
 pub use kind::Kind;
 pub use scene::{Attacker, Scene};
 pub use table::Row;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Fate, Kind, fate};
+use super::{BEYOND, Fate, Kind, Lock, fate};
 use crate::attack::Vector;
 
 /// Between these two lines the document has the table.
@@ -27,16 +27,20 @@ pub struct Row {
 /// The table as the document has it: every vector, and what closes it for each kind of pod. Reasons stand below.
 pub fn expected() -> String {
     let mut notes: Vec<&'static str> = Vec::new();
-    let mut lines = vec![
+    let mut lines: Vec<String> = Lock::ALL.map(|lock| format!("- `{lock}`: {}", lock.meaning())).to_vec();
+    lines.extend([
+        String::new(),
         format!("| vector | {} |", Kind::ALL.map(|kind| kind.to_string()).join(" | ")),
         format!("|---{}|", "|---".repeat(Kind::ALL.len())),
-    ];
+    ]);
     for &vector in Vector::all() {
         let cells = Kind::ALL.map(|kind| cell(fate(vector, kind), &mut notes));
         lines.push(format!("| `{}` | {} |", vector.name(), cells.join(" | ")));
     }
     lines.push(String::new());
     lines.extend(notes.iter().enumerate().map(|(number, note)| format!("{}. {note}", number + 1)));
+    lines.extend([String::new(), "Whom the guard does not promise to stop:".to_owned(), String::new()]);
+    lines.extend(BEYOND.iter().map(|(who, why)| format!("- {who}: {why}")));
     lines.join("\n") + "\n"
 }
 
