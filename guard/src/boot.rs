@@ -18,6 +18,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::{
     endpoints::Endpoints,
+    gate,
     kernel::{GuardedRoot, Kernel, LoadError, PinError, Pins, WriteError},
     memory::{Memory, MemoryError},
     pods::{self, Index},
@@ -86,7 +87,7 @@ pub fn boot(settings: &BootSettings) -> Result<Booted, BootError> {
     make(&path)?;
     let root = GuardedRoot::open(&settings.cgroup_mount, &settings.guarded_root)?;
     let pins = Pins::open(&settings.pin_path, &settings.endpoints)?;
-    let mut kernel = Kernel::load(root, &settings.endpoints, Some(pins))?;
+    let mut kernel = Kernel::load(root, &settings.endpoints, gate::own_namespace().ok(), Some(pins))?;
     if !kernel.try_own()? || kernel.check_pinned() {
         return Ok(Booted::Stands);
     }
