@@ -160,6 +160,10 @@ impl State {
             .iter()
             .flat_map(|(_, endpoint)| endpoint.addresses.iter().copied())
             .collect();
+        let with_network = self.index.known();
+        let with_network = with_network.iter().filter(|(pod, _)| !pod.workload.host_network);
+        let pods: BTreeSet<IpAddr> =
+            with_network.flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
         let dropped = self.settings.endpoints.iter().filter(|(_, endpoint)| {
             wanted.forwarded == Forwarded::Drop
                 && endpoint.addresses.iter().all(|address| wanted.endpoints.contains(address))
@@ -167,7 +171,7 @@ impl State {
         let forward = backstop.keep_forward(&wanted).map_err(|error| chain(&error));
         let sent_on = self.kernel.set_forwarded(dropped.map(|(id, _)| id)).map_err(|error| chain(&error));
         let kernel = &mut self.kernel;
-        let uplinks = backstop.find_uplinks(&all).cloned().map_err(|error| chain(&error));
+        let uplinks = backstop.find_uplinks(&all, &pods).cloned().map_err(|error| chain(&error));
         let uplink = uplinks.and_then(|uplinks| {
             let attached = backstop.inside(|| kernel.attach_uplinks(&uplinks));
             attached.map_err(|error| chain(&error))?.map_err(|error| chain(&error))

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -15,6 +16,7 @@ use super::netlink::{Attributes, Changes, DUMP, Talk, find, text};
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
 const LINK_NAME: u16 = 3;
+const LINK_MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
 const LINK_INFO_KIND: u16 = 1;
 const ROUTE_DESTINATION: u16 = 1;
@@ -30,8 +32,11 @@ const ROUTE_HEADER: usize = 12;
 /// An Ethernet device that is up to carrying frames (`ARPHRD_ETHER`).
 const ETHERNET: u16 = 1;
 
-/// The kinds of devices with which pods are tied to the host: no way out of it.
-const TOWARDS_PODS: [&str; 2] = ["veth", "netkit"];
+/// The kinds of devices with which pods are tied to the host. Some lead elsewhere.
+const PAIRS: [&str; 2] = ["veth", "netkit"];
+
+/// How long a new pair is taken for that of a pod whose address is not known yet.
+const PODS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Why the links could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +62,17 @@ pub struct Uplink {
 
 /// The links and routes of one network namespace.
 #[derive(Debug)]
-pub(super) struct Links(Talk);
+pub(super) struct Links {
+    talk: Talk,
+    /// When the pairs that are no known pod's were seen first; nothing before the first look.
+    strange: Option<BTreeMap<u32, Instant>>,
+}
 
 impl Links {
     /// Opens them in the namespace that the calling thread is in.
     pub(super) fn open() -> Result<Self, LinksError> {
-        Talk::open(NETLINK_ROUTE).map(Self).map_err(LinksError::Open)
+        let talk = Talk::open(NETLINK_ROUTE).map_err(LinksError::Open)?;
+        Ok(Self { talk, strange: None })
     }
 
     /// A bell that rings when a link or a route changes there.
@@ -70,18 +80,36 @@ impl Links {
         Changes::open(NETLINK_ROUTE, CHANGES).map_err(LinksError::Open)
     }
 
-    /// The Ethernet devices through which frames can leave the host: all but those towards pods, and those that have the
-    /// route to one of `addresses`, whatever they are.
-    pub(super) fn uplinks(&self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<Uplink>, LinksError> {
-        let mut ways = BTreeSet::new();
-        for address in addresses {
-            ways.extend(self.device_to(*address)?);
-        }
-        let uplinks = self
-            .list()?
-            .into_iter()
-            .filter(|link| link.is_ethernet && (ways.contains(&link.uplink.index) || !link.is_towards_pods));
-        Ok(uplinks.map(|link| link.uplink).collect())
+    /// The Ethernet devices through which frames can leave the host: those that have the route to one of `addresses`, and
+    /// all but those towards pods. What is behind a bridge, or behind the device of a pod's address, is a pod; so is what
+    /// has just come, but what was there before the first look is looked at at once.
+    pub(super) fn uplinks(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        pods: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeSet<Uplink>, LinksError> {
+        let ways: BTreeSet<u32> = self.devices_of(addresses)?.into_values().collect();
+        let towards_pods: BTreeSet<u32> = self.devices_of(pods)?.into_values().collect();
+        let links = self.list()?;
+        let now = Instant::now();
+        let known = self.strange.take();
+        let mut strange = BTreeMap::new();
+        let uplinks = links.into_iter().filter(|Link { uplink, is_ethernet, is_pair, is_port }| {
+            if !is_ethernet || ways.contains(&uplink.index) || !is_pair {
+                return *is_ethernet;
+            }
+            if *is_port || towards_pods.contains(&uplink.index) {
+                return false;
+            }
+            let first_look = now.checked_sub(PODS_WITHIN).filter(|_| known.is_none()).unwrap_or(now);
+            let since = known.iter().flatten().find(|(index, _)| **index == uplink.index);
+            let since = since.map_or(first_look, |(_, since)| *since);
+            strange.insert(uplink.index, since);
+            now.duration_since(since) >= PODS_WITHIN
+        });
+        let uplinks = uplinks.map(|link| link.uplink).collect();
+        self.strange = Some(strange);
+        Ok(uplinks)
     }
 
     /// The names of all devices.
@@ -90,9 +118,9 @@ impl Links {
     }
 
     fn list(&self) -> Result<Vec<Link>, LinksError> {
-        let mut question = self.0.begin();
+        let mut question = self.talk.begin();
         question.add(GET_LINK, DUMP, &[0; LINK_HEADER], Attributes::default());
-        let links = self.0.ask(&question).map_err(LinksError::List)?;
+        let links = self.talk.ask(&question).map_err(LinksError::List)?;
         Ok(links.iter().filter_map(|link| Link::parse(link)).collect())
     }
 
@@ -119,9 +147,9 @@ impl Links {
         let mut header = [0; ROUTE_HEADER];
         header[0] = u8::try_from(family).expect("a small number");
         header[1] = u8::try_from(octets.len() * 8).expect("128 at most");
-        let mut question = self.0.begin();
+        let mut question = self.talk.begin();
         question.add(GET_ROUTE, 0, &header, Attributes::default().bytes(ROUTE_DESTINATION, &octets));
-        match self.0.ask(&question) {
+        match self.talk.ask(&question) {
             Ok(routes) => Ok(routes.iter().find_map(|route| {
                 let device = find(route.get(ROUTE_HEADER..)?, ROUTE_DEVICE)?;
                 Some(u32::from_ne_bytes(device.try_into().ok()?))
@@ -150,7 +178,10 @@ impl Links {
 struct Link {
     uplink: Uplink,
     is_ethernet: bool,
-    is_towards_pods: bool,
+    /// One of two ends, of which the other is in another namespace as a rule.
+    is_pair: bool,
+    /// A port of a bridge or the like.
+    is_port: bool,
 }
 
 impl Link {
@@ -164,7 +195,8 @@ impl Link {
         Some(Self {
             uplink: Uplink { index, name },
             is_ethernet: hardware == ETHERNET,
-            is_towards_pods: kind.is_some_and(|kind| TOWARDS_PODS.contains(&kind)),
+            is_pair: kind.is_some_and(|kind| PAIRS.contains(&kind)),
+            is_port: find(attributes, LINK_MASTER).is_some(),
         })
     }
 }

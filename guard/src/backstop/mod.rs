@@ -153,9 +153,13 @@ impl Backstop {
         Ok(self.bypass.keep(&self.nft, table.table())?)
     }
 
-    /// Looks which devices lead out of the host to `endpoints`, and returns them.
-    pub fn find_uplinks(&mut self, endpoints: &BTreeSet<IpAddr>) -> Result<&BTreeSet<Uplink>, BackstopError> {
-        self.uplinks = self.links.uplinks(endpoints)?;
+    /// Looks which devices lead out of the host to `endpoints`, and not just to `pods`, and returns them.
+    pub fn find_uplinks(
+        &mut self,
+        endpoints: &BTreeSet<IpAddr>,
+        pods: &BTreeSet<IpAddr>,
+    ) -> Result<&BTreeSet<Uplink>, BackstopError> {
+        self.uplinks = self.links.uplinks(endpoints, pods)?;
         Ok(&self.uplinks)
     }
 
