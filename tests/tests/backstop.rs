@@ -80,11 +80,7 @@ impl Scene {
         let mut nft = Command::new("nft");
         nft.args(arguments);
         let output = self.node.outside().run(nft)?;
-        ensure!(
-            output.status.success(),
-            "nft {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(output)
     }
 
@@ -108,8 +104,7 @@ fn met(agent: &Agent, place: &str, action: &str) -> Result<u64> {
 
 /// The frames of packet sockets that were judged where they leave.
 fn frames(agent: &Agent, verdict: &str, mode: &str) -> Result<u64> {
-    let labels =
-        [("namespace", "shop"), ("service_account", "api"), ("verdict", verdict), ("mode", mode)];
+    let labels = [("namespace", "shop"), ("service_account", "api"), ("verdict", verdict), ("mode", mode)];
     Ok(agent.metrics()?.count("imds_guard_packet_socket_frames_total", &labels))
 }
 
@@ -297,7 +292,9 @@ fn while_some_are_audited_they_are_told_by_their_addresses() -> Result<()> {
     agent.set_policy(&MIXED.replace("unidentified: deny", "unidentified: allow"))?;
     wait_until(READY, "the policy to count", || {
         scene.ruleset().is_ok_and(|ruleset| {
-            ruleset.lines().any(|line| line.contains("iif") && line.contains("saddr") && line.contains("drop"))
+            ruleset
+                .lines()
+                .any(|line| line.contains("iif") && line.contains("saddr") && line.contains("drop"))
         })
     })?;
     ensure!(outcome(&enforced, Vector::Link)? == Outcome::Timeout);
