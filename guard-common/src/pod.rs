@@ -153,5 +153,6 @@ pub struct SocketOrigin {
 }
 
 const _: () = assert!(MAX_ENDPOINTS.is_power_of_two() && MAX_ENDPOINTS <= 64);
-const _: () =
-    assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 12 + RESERVED && MAX_ENDPOINTS == LAST_ENDPOINT as usize + 1);
+const _: () = assert!(
+    size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 12 + RESERVED && MAX_ENDPOINTS == LAST_ENDPOINT as usize + 1
+);

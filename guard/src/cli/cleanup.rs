@@ -61,6 +61,8 @@ impl Cleanup {
         } else {
             println!("nothing  is pinned at {}", self.pin_path.display());
         }
+        // Nobody listens there any more, or will soon not.
+        let _ = std::fs::remove_file(&self.socket);
         if let Some(folder) = &self.state_dir {
             crate::memory::forget(folder)?;
             println!("removed  what was remembered in {}", folder.display());
