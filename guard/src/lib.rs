@@ -4,6 +4,7 @@
 pub mod account;
 pub mod agent;
 pub mod attempt;
+pub mod canary;
 pub mod changes;
 pub mod cli;
 pub mod denial;

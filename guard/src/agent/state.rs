@@ -17,6 +17,7 @@ use super::{
     doors::Doors,
     lines::Lines,
     policy::{Change, PolicyInForce, today},
+    selftest::Selftest,
     voice::Voice,
 };
 use crate::{
@@ -71,6 +72,7 @@ pub(super) struct State {
     next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
     request_lines: LineBudget,
+    pub(super) selftest: Selftest,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
         metrics: Metrics,
         policy: PolicyInForce,
         memory: Option<Memory>,
+        selftest: Selftest,
     ) -> Self {
         let lacking = settings.degraded.clone();
         let mut state = Self {
@@ -109,6 +112,7 @@ impl State {
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
             request_lines: LineBudget::default(),
+            selftest,
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -176,9 +180,10 @@ impl State {
         self.listed
     }
 
-    /// Whether the guard stands, as the kernel tells it, and if not, why.
+    /// Whether the guard stands, as the kernel tells it and as the canary finds it, and if not, why.
     pub(super) fn check(&self) -> Result<(), String> {
-        self.kernel.check().map_err(|error| chain(&error))
+        self.kernel.check().map_err(|error| chain(&error))?;
+        self.check_selftest()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -306,18 +311,22 @@ impl State {
                 self.voice.notices.forget(*pod);
             }
             self.apply();
-            match self.counters.forget(&gone) {
-                Ok(()) => self.account.forget(&gone),
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
-                }
-            }
+            self.forget_counters(&gone);
         }
         if today() != self.day {
             self.apply();
         }
         self.save_pods();
         self.speak();
+    }
+
+    pub(super) fn forget_counters(&mut self, gone: &BTreeSet<CgroupId>) {
+        match self.counters.forget(gone) {
+            Ok(()) => self.account.forget(gone),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
+            }
+        }
     }
 
     /// The pods that departed longer ago than the grace period, and those that came and went between two walks.
@@ -396,13 +405,14 @@ impl State {
 
     /// Reads the kernel's counters and adds what is new to the metrics. Says whether they could be read.
     pub(super) fn collect(&mut self) -> bool {
-        let reading = match self.counters.read() {
+        let mut reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot read the counters");
                 return false;
             }
         };
+        self.selftest.take_counts(&mut reading);
         for (key, _) in &reading.decisions {
             if key.cgroup != CgroupId::UNIDENTIFIED && !self.index.knows(key.cgroup) {
                 self.strays.entry(key.cgroup).or_insert_with(Instant::now);

@@ -1,5 +1,6 @@
 //! The command line. Each command is a struct of its arguments with a `run`.
 
+mod canary;
 mod check;
 mod client;
 mod completions;
@@ -38,6 +39,8 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Canary(canary::Canary),
 }
 
 impl Cli {
@@ -51,6 +54,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Completions(completions) => completions.run(),
+            Command::Canary(canary) => canary.run(),
         }
     }
 }
