@@ -78,6 +78,9 @@ fn build(toolchain: &Toolchain<'_>, out: &Path) -> PathBuf {
     {
         cargo.env_remove(name);
     }
+    if env::var_os("CARGO_FEATURE_NEXT_ABI").is_some() {
+        cargo.args(["--features", "next-abi"]);
+    }
     if toolchain.build_core {
         cargo.args(["-Z", "build-std=core"]);
     }

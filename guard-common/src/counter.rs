@@ -42,6 +42,12 @@ impl CounterKey {
         }
     }
 
+    /// The same counter, in the terms of somebody for whom rule and endpoint have other ids.
+    #[must_use]
+    pub const fn translated(self, endpoint: EndpointId, rule: RuleId) -> Self {
+        Self { endpoint, rule, ..self }
+    }
+
     /// The lock that saw the traffic.
     pub const fn lock(&self) -> Lock {
         Lock::from_code(self.lock)
@@ -89,6 +95,8 @@ impl CounterKey {
     }
 }
 
+// Part of the books, which never change.
+const _: () = assert!(size_of::<CounterKey>() == 16);
 const _: () = assert!(OVERFLOW_SLOTS as usize == MAX_ENDPOINTS * SLOTS as usize && OVERFLOW_SLOTS <= 256);
 
 #[cfg(test)]

@@ -40,6 +40,11 @@ impl GateKey {
     pub const fn new(namespace: NamespaceCookie, port: u16) -> Self {
         Self { namespace, port, reserved: [0; 6] }
     }
+
+    /// The gate's port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 impl From<Gate> for GateKey {

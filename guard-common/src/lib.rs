@@ -15,6 +15,7 @@ mod event;
 mod gate;
 mod pod;
 mod request;
+mod rule;
 
 pub use address::Address;
 pub use counter::{CounterKey, OVERFLOW_SLOTS};
@@ -23,19 +24,19 @@ pub use event::{AttemptEvent, Budget, COMM_LEN, EVENTS_PER_POD_AND_SECOND, Lost}
 pub use gate::{GATE_PORT_FIRST, Gate, GateKey, HTTP_PORT, NamespaceCookie, Redirected};
 pub use pod::{CgroupId, Kind, PodEntry, Ruling, SocketOrigin};
 pub use request::{OpenRequest, REQUEST_LINE_LEN, RequestRecord, SCAN_BUDGET, Scan, Sent, status_of};
+pub use rule::{MAX_RULES, RuleId, RuleLabel};
 
-/// Goes up with every change to a layout in this crate: state pinned under another version is not read.
-pub const ABI_VERSION: u32 = 2;
+/// Goes up with every change to a layout in this crate: state that is pinned under another version is replaced, not read.
+///
+/// The books are the exception, so that every version can carry on what another one counted: the keys and values of the
+/// maps `COUNTERS`, `OVERFLOW`, `LOST`, `RULES` and `ENDPOINTS` never change, and codes are only added.
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
 
 /// How many endpoints a node can guard: the length of [`PodEntry::rulings`].
 pub const MAX_ENDPOINTS: usize = 8;
 
 /// Which protected endpoint an address belongs to: an index into [`PodEntry::rulings`], below [`MAX_ENDPOINTS`].
 pub type EndpointId = u8;
-
-/// Names a policy rule in events and counters. The agent interns rule names, so that an event still finds its
-/// rule after a reload.
-pub type RuleId = u16;
 
 /// A one-byte code with a checked meaning. Kernel memory is never read as a Rust enum: bytes are decoded, and a
 /// byte that is not known decodes to the closed choice.

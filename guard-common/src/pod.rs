@@ -64,6 +64,9 @@ impl Ruling {
 /// The highest id of an endpoint, which is a mask of its bits as well.
 const LAST_ENDPOINT: EndpointId = 7;
 
+/// Room to the next eight bytes. The next ABI is this one with more room: what upgrades are tried with.
+const RESERVED: usize = if cfg!(feature = "next-abi") { 12 } else { 4 };
+
 /// The value of the map `PODS`: how one pod is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -73,7 +76,7 @@ pub struct PodEntry {
     gate_port: u16,
     kind: u8,
     gated: u8,
-    reserved: [u8; 4],
+    reserved: [u8; RESERVED],
 }
 
 impl PodEntry {
@@ -108,7 +111,7 @@ impl PodEntry {
 
     const fn new(kind: Kind, rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
         let (gate_namespace, kind) = (NamespaceCookie(0), kind.code());
-        Self { gate_namespace, rulings, gate_port: 0, kind, gated: 0, reserved: [0; 4] }
+        Self { gate_namespace, rulings, gate_port: 0, kind, gated: 0, reserved: [0; RESERVED] }
     }
 
     /// Whether this is a pod or a QoS class.
@@ -157,5 +160,6 @@ pub struct SocketOrigin {
 }
 
 const _: () = assert!(MAX_ENDPOINTS.is_power_of_two() && MAX_ENDPOINTS <= 64);
-const _: () =
-    assert!(size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 16 && MAX_ENDPOINTS == LAST_ENDPOINT as usize + 1);
+const _: () = assert!(
+    size_of::<PodEntry>() == 4 * MAX_ENDPOINTS + 12 + RESERVED && MAX_ENDPOINTS == LAST_ENDPOINT as usize + 1
+);

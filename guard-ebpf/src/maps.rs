@@ -14,14 +14,19 @@
 //!     decide ──────────────────────────────────────────────────────┘
 //!        ▲
 //!   GATES      namespace, port ─▶ there: whoever asks for a gate's port itself is turned away
+//!   RULES      rule's id ─▶ its name, for the next agent     (the agent's own: no program reads it)
 //!   SOCKETS    socket ─▶ creator's ancestors, judged at      (kernel only, gone with the socket)
 //!   REDIRECTED socket ─▶ the address that it asked for       (kernel only, gone with the socket)
 //!   OPEN_REQUESTS  socket ─▶ the request that waits for its answer    (kernel only, gone with the socket)
 //!   BUDGETS    pod ─▶ events sent this second                (kernel only, least recently used go)
 //! ```
 //!
+//! All but the bell's and the log's are pinned in bpffs, and so are the links of the programs: the kernel goes on deciding
+//! without the agent, and the next one goes on with what is there (`guard/src/kernel/pin.rs`).
+//!
 //! | event | map that must change |
 //! |---|---|
+//! | a rule's name is new | `RULES` first, then `PODS` |
 //! | a pod is named, its labels or the policy change | `PODS[pod]` |
 //! | the policy changes | `PODS[0]` |
 //! | a QoS class appears | `PODS[class]` = slice |

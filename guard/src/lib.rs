@@ -7,6 +7,7 @@ pub mod attempt;
 pub mod canary;
 pub mod changes;
 pub mod cli;
+mod client;
 pub mod denial;
 pub mod endpoints;
 pub mod gate;

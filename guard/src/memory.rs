@@ -1,5 +1,5 @@
-//! What the agent remembers on disk from one start to the next: the last pods that it knew, and the last policy that it
-//! accepted. Each is one file, replaced whole; without a folder to write to the agent starts from nothing.
+//! What the agent remembers on disk from one start to the next: the last pods that it knew, the last policy that it
+//! accepted, and what it had counted. Each is one file, replaced whole; without a folder to write to the agent starts from nothing.
 
 use std::{
     fs, io,
@@ -10,10 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{pods::Pod, policy::SourceFile};
+use crate::{account::Checkpoint, pods::Pod, policy::SourceFile};
 
 const PODS: &str = "pods.json";
 const POLICY: &str = "policy.json";
+const ACCOUNT: &str = "account.json";
 
 /// The folder of what is remembered.
 #[derive(Clone, Debug)]
@@ -44,10 +45,28 @@ pub enum MemoryError {
     Folder { path: PathBuf, source: io::Error },
     #[error("write {path}")]
     Write { path: PathBuf, source: io::Error },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not what this version writes: it is passed over")]
     Parse { path: PathBuf, source: serde_json::Error },
+}
+
+/// Removes what was remembered in a folder, and the folder if nothing else is in it.
+pub fn forget(folder: &Path) -> Result<(), MemoryError> {
+    let files = [PODS, POLICY, ACCOUNT].map(|name| folder.join(name));
+    for path in files.iter().flat_map(|path| [path.clone(), path.with_extension("new")]) {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(MemoryError::Remove { path, source });
+            }
+            _ => {}
+        }
+    }
+    // Whatever else is there is not ours.
+    let _ = fs::remove_dir(folder);
+    Ok(())
 }
 
 impl Memory {
@@ -75,6 +94,15 @@ impl Memory {
     /// The last policy that was accepted.
     pub fn policy(&self) -> Result<Option<RememberedPolicy>, MemoryError> {
         self.recall(POLICY)
+    }
+
+    pub fn save_account(&self, account: &Checkpoint) -> Result<(), MemoryError> {
+        self.save(ACCOUNT, account, Durable::No)
+    }
+
+    /// What had been counted.
+    pub fn account(&self) -> Result<Option<Checkpoint>, MemoryError> {
+        self.recall(ACCOUNT)
     }
 
     fn save(

@@ -1,9 +1,12 @@
 //! From policy, pods and cgroups to what the kernel should hold, and from there to the steps that lead to it. Pure:
 //! the agent carries the steps out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use guard_common::{CgroupId, MAX_ENDPOINTS, Mode, PodEntry, RuleId, Ruling, Verdict};
+use guard_common::{CgroupId, MAX_ENDPOINTS, MAX_RULES, Mode, PodEntry, RuleId, Ruling, Verdict};
 use jiff::civil::Date;
 
 use crate::{
@@ -24,23 +27,50 @@ pub enum Step {
     Remove(CgroupId),
 }
 
-/// The names of rules, by the ids that the kernel bears. An id keeps its name for as long as the agent runs, so that
-/// an event or a count that comes up after a reload still finds its rule.
-#[derive(Debug)]
+/// The names of rules, by the ids that the kernel bears. An id keeps its name for as long as the kernel has it, so that
+/// an event or a count that comes up after a reload, or in the next agent, still finds its rule.
+#[derive(Clone, Debug)]
 pub struct RuleNames(Vec<String>);
 
 impl RuleNames {
     /// The name of the id that the kernel uses when it has no ruling at all.
     pub const NONE: &str = "none";
 
-    /// The id of a rule's name. When all ids are taken, which needs 65,535 names in one run, it is that of `none`.
+    /// The names that the kernel has.
+    pub fn recalled(kernel: &HashMap<RuleId, String>) -> Self {
+        let mut names = Self::default();
+        let len = kernel.keys().max().map_or(0, |last| usize::from(*last) + 1);
+        names.0.resize(len.max(1), Self::NONE.to_owned());
+        for (id, name) in kernel {
+            names.0[usize::from(*id)].clone_from(name);
+        }
+        names
+    }
+
+    /// The id of a rule's name. When all ids are taken, which needs 4096 names since the node's start, it is that of `none`.
     pub fn id(&mut self, name: &str) -> RuleId {
         if let Some(place) = self.0.iter().position(|known| known == name) {
             return RuleId::try_from(place).unwrap_or_default();
         }
-        let Ok(id) = RuleId::try_from(self.0.len()) else { return 0 };
-        self.0.push(name.to_owned());
-        id
+        let id = self.0.len();
+        match RuleId::try_from(id) {
+            Ok(rule) if id < MAX_RULES as usize => {
+                self.0.push(name.to_owned());
+                rule
+            }
+            _ => 0,
+        }
+    }
+
+    /// The names from the id `first` on.
+    pub fn since(&self, first: usize) -> impl Iterator<Item = (RuleId, &str)> {
+        let all = self.0.iter().enumerate().skip(first);
+        all.filter_map(|(id, name)| Some((RuleId::try_from(id).ok()?, name.as_str())))
+    }
+
+    /// How many ids there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// The name of an id.
@@ -179,5 +209,7 @@ mod tests {
         assert_eq!(rules.name(second), "default");
         assert_eq!(rules.name(0), "none");
         assert_eq!(rules.name(999), "none");
+        let mut next = RuleNames::recalled(&rules.since(1).map(|(id, name)| (id, name.to_owned())).collect());
+        assert_eq!((next.id("node-agents"), next.id("default"), next.id("new")), (first, second, 3));
     }
 }

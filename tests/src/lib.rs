@@ -18,6 +18,7 @@ pub mod agent;
 pub mod attack;
 pub mod bench;
 mod binary;
+mod bpffs;
 pub mod demo;
 mod hook;
 pub mod namespace;

@@ -106,8 +106,6 @@ fn when_the_agent_is_dead_nobody_is_answered_and_nobody_takes_its_place() -> Res
     let ports = gate_ports(node.namespace())?;
     ensure!(ports.len() == 2, "{ports:?}");
 
-    // The programs stay, as pinned ones would.
-    let held = agent.hold_programs()?;
     agent.kill()?;
     ensure!(gate_ports(node.namespace())?.is_empty(), "the gates went with the agent");
     node.simulator().forget();
@@ -126,7 +124,6 @@ fn when_the_agent_is_dead_nobody_is_answered_and_nobody_takes_its_place() -> Res
     }
     let seen = node.simulator().seen();
     ensure!(seen.peers.is_empty(), "IMDS saw {seen:?}");
-    drop(held);
     Ok(())
 }
 

@@ -36,7 +36,8 @@ fn every_vector_is_refused_and_nobody_is_charged_for_it() -> Result<()> {
     for (driver, policy) in [(Driver::Systemd, DENY_ALL), (Driver::Cgroupfs, ALLOW_ALL)] {
         let node = Node::new(driver)?;
         let pod = node.pod(PodSpec::new("shop", "cart"))?;
-        let mut agent = Agent::start_with(&node, policy, &OFTEN)?;
+        let arguments = [&OFTEN[..], &["--detach-on-exit"]].concat();
+        let mut agent = Agent::start_with(&node, policy, &arguments)?;
         agent.wait_ready(READY)?;
         for (vector, _) in VECTORS {
             ensure!(success(&agent, vector)? == Some(1), "{vector}: {}", agent.get("/metrics")?.1);

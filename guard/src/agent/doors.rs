@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::{CgroupId, HTTP_PORT};
+use guard_common::{CgroupId, GateKey, HTTP_PORT};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{chain, state::State, status::GateStatus};
@@ -53,6 +53,18 @@ impl Doors {
     /// How many gates are open, and how many pods wait for theirs; none where there are no gates.
     pub(super) fn counts(&self) -> Option<GateStatus> {
         self.gates.as_ref().map(|gates| GateStatus { open: gates.len(), missing: self.missing })
+    }
+
+    /// Whether a gate is one of these.
+    pub(super) fn has(&self, gate: GateKey) -> bool {
+        self.gates.as_ref().is_some_and(|gates| gates.has(gate))
+    }
+
+    /// Has the gates end each connection with its next answer: another agent's take the new ones.
+    pub(super) fn drain(&mut self) {
+        if let Some(gates) = &self.gates {
+            gates.drain();
+        }
     }
 
     /// When to look again for the sandboxes that were not ready.
@@ -186,8 +198,8 @@ impl State {
         if gates.is_closed(pod, gate) {
             self.apply();
         }
-        if self.doors.gates.as_ref().is_some_and(|gates| !gates.has(gate))
-            && let Err(error) = self.kernel.remove_gate(gate)
+        if self.doors.gates.as_ref().is_some_and(|gates| !gates.has(gate.into()))
+            && let Err(error) = self.kernel.remove_gate(gate.into())
         {
             tracing::error!(error = chain(&error), "a port stays taken");
         }

@@ -11,6 +11,7 @@ mod policy;
 mod selftest;
 mod state;
 mod status;
+mod succession;
 mod voice;
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
     changes::Changes,
     endpoints::Endpoints,
     gate::GateSettings,
-    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, Requests},
+    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, PinError, Pins, ReadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
@@ -47,6 +48,7 @@ use lines::Lines;
 use policy::PolicyInForce;
 use selftest::Selftest;
 use state::State;
+use succession::Predecessor;
 
 pub use selftest::{SelftestStatus, Trial};
 pub use status::{Explained, GateStatus, PodStatus, PolicyStatus, RulingStatus, Status};
@@ -63,6 +65,10 @@ pub struct Settings {
     pub node_name: Option<String>,
     /// What is remembered from one start to the next; none: nothing.
     pub state_folder: Option<PathBuf>,
+    /// The folder in bpffs where the guard stays when the agent ends.
+    pub pin_path: PathBuf,
+    /// Whether it is to end with the agent.
+    pub detach_on_exit: bool,
     pub endpoints: Endpoints,
     pub gate: GateSettings,
     /// How often the canary tries to reach IMDS.
@@ -102,6 +108,18 @@ pub enum AgentError {
     Kernel(#[from] LoadError),
     #[error("write the ruling for unidentified pods")]
     Unidentified(#[source] crate::kernel::WriteError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error("another agent guards this node and does not hand over: end it first")]
+    Guarded,
+    #[error("the agent that took over is gone: this one is to be started again")]
+    SuccessorGone,
+    #[error("go on with {what} that the kernel holds")]
+    Adopt {
+        what: &'static str,
+        #[source]
+        source: Box<ReadError>,
+    },
     #[error("make the metrics")]
     Metrics(#[from] prometheus::Error),
     #[error("listen on {address}")]
@@ -145,6 +163,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     tokio::pin!(shutdown);
     let metrics = Metrics::new()?;
     let memory = open_memory(&settings);
+    let predecessor = Predecessor::find(&settings.socket).await;
     let policy = PolicyInForce::first(&settings.policy, &settings.endpoints, memory.as_ref())?;
     let lines = Lines::open(&settings.events)?;
     let (queries_sender, mut queries) = mpsc::channel(16);
@@ -157,10 +176,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = unready(&mut queries) => unreachable!("the API never hangs up"),
         () = &mut shutdown => return Ok(()),
     };
-    let mut kernel = Kernel::load(root, &settings.endpoints)?;
+    let pins = open_pins(&settings);
+    let mut kernel = Kernel::load(root, &settings.endpoints, pins)?;
     let bell = kernel.attach_bells();
-    let mut events = kernel.take_events()?;
-    let mut requests = kernel.take_requests()?;
     let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
 
@@ -177,7 +195,12 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     cluster.first_list(&mut state).await?;
     state.find_own_pod();
     state.walk()?;
-    state.seal()?;
+    state.prepare_gates();
+    predecessor.leave_off().await;
+    state.take_over().await?;
+    // Only now: two readers of one buffer would both go on from where it was.
+    let mut events = state.kernel.take_events()?;
+    let mut requests = state.kernel.take_requests()?;
     tracing::info!(
         root = %state.root().display(), policy = state.policy_sha256(), metrics = %listen,
         "guarding"
@@ -210,6 +233,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 next_walk = last_walk + WALK_INTERVAL;
             }
             () = sleep_until(state.next_tidying()) => {
+                if state.successor_is_gone() {
+                    return Err(AgentError::SuccessorGone);
+                }
                 state.tidy();
                 cluster.lift_startup_taint(&state);
             }
@@ -235,8 +261,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 }
                 let line = serde_json::to_string(&attempt).expect("plain data").into();
                 lines.write(line, &state);
-            }) => state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?),
-            answered = hear(&mut requests) => {
+            }), if state.is_guarding() => {
+                state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?);
+            }
+            answered = hear(&mut requests), if state.is_guarding() => {
                 state.hear_requests(answered.map_err(AgentError::Stream)?, &lines);
             }
             () = forward(&mut kernel_log) => {}
@@ -246,13 +274,43 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             }
         }
     }
-    state.save_pods();
+    end(&mut state);
     lines.close();
-    if let Err(error) = state.remove_canary() {
+    Ok(())
+}
+
+/// Writes down what the next agent needs, and says what becomes of the guard.
+fn end(state: &mut State) {
+    state.collect();
+    state.save_pods();
+    state.save_account();
+    if state.has_handed_over() {
+        tracing::info!("ending: another agent guards this node");
+        return;
+    }
+    if state.settings.detach_on_exit
+        && let Err(error) = state.kernel.unpin()
+    {
+        tracing::error!(error = chain(&error), "the guard stays: `imds-guard cleanup` removes it");
+        return;
+    }
+    if !state.kernel.is_pinned()
+        && let Err(error) = state.remove_canary()
+    {
         tracing::warn!(error = chain(&error), "the canary's cgroup stays");
     }
-    tracing::info!("ending: the programs are detached, and this node is no longer guarded");
-    Ok(())
+    if state.kernel.is_pinned() {
+        tracing::info!("ending: the kernel goes on deciding, and who needs a gate is refused");
+    } else {
+        tracing::info!("ending: the programs are detached, and this node is no longer guarded");
+    }
+}
+
+/// Where the guard is pinned. Without a bpffs it ends with the agent, as it does for whoever wants it.
+fn open_pins(settings: &Settings) -> Option<Pins> {
+    Pins::open(&settings.pin_path, &settings.endpoints)
+        .inspect_err(|error| tracing::warn!(error = chain(error), "the guard will end with this agent"))
+        .ok()
 }
 
 /// Waits for requests that were answered; with them, how many records could not be read.
@@ -270,6 +328,10 @@ fn answer(query: Query, state: &mut State) {
             drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
         }
         Query::Ready(reply) => drop(reply.send(state.check())),
+        Query::HandOver(reply) => {
+            state.hand_over();
+            let _ = reply.send(());
+        }
         Query::Explain { pod, reply } => {
             let explained = state.explain(&pod);
             drop(reply.send(explained.map(|it| serde_json::to_string(&it).expect("plain data"))));
@@ -337,7 +399,7 @@ async fn unready(queries: &mut mpsc::Receiver<Query>) {
         match query {
             Query::Ready(reply) => drop(reply.send(Err("waiting for the guarded root".to_owned()))),
             // Dropping the reply says that there is no answer yet.
-            Query::Metrics(_) | Query::Status(_) | Query::Explain { .. } => {}
+            Query::Metrics(_) | Query::Status(_) | Query::Explain { .. } | Query::HandOver(_) => {}
         }
     }
 }

@@ -102,16 +102,19 @@ impl Selftest {
 
     /// Takes the canary's counts out of a reading: they are nobody's attempts.
     pub(super) fn take_counts(&mut self, reading: &mut Reading) {
-        let Some(cgroup) = self.cgroup else { return };
-        let mut refused = BTreeMap::new();
-        reading.decisions.retain(|(key, count)| {
-            let own = key.cgroup == cgroup;
-            if own && (key.rule, key.endpoint, key.way()) == (self.rule, self.imds, Way::Refused) {
-                *refused.entry(key.lock()).or_default() += count;
+        let denied = (self.rule, self.imds, Way::Refused);
+        self.refused.clear();
+        for (key, count) in &reading.decisions {
+            if Some(key.cgroup) == self.cgroup && (key.rule, key.endpoint, key.way()) == denied {
+                *self.refused.entry(key.lock()).or_default() += count;
             }
-            !own
-        });
-        self.refused = refused;
+        }
+        self.leave_out(reading);
+    }
+
+    /// Leaves its counts out of a reading.
+    pub(super) fn leave_out(&self, reading: &mut Reading) {
+        reading.decisions.retain(|(key, _)| Some(key.cgroup) != self.cgroup);
     }
 
     /// What failed when it was last tried, if anything did.
@@ -142,6 +145,11 @@ impl State {
 
     /// Sends the canary out.
     pub(super) fn begin_selftest(&mut self) {
+        if !self.is_guarding() {
+            // Another agent does, and tests it.
+            self.selftest.next_run = Some(Instant::now() + self.selftest.interval);
+            return;
+        }
         self.selftest.next_run = None;
         self.selftest.found.clear();
         let cgroup = match self.place_canary() {
@@ -161,6 +169,7 @@ impl State {
         }
         self.selftest.cgroup = Some(cgroup);
         self.selftest.rule = self.rules.id(RULE);
+        self.write_rules();
         let entry = PodEntry::canary(self.selftest.rule);
         self.kernel.set_pod(cgroup, &entry).map_err(|error| chain(&error))?;
         // From here on it is the canary's attempts that are added.
@@ -204,6 +213,11 @@ impl State {
     }
 
     fn conclude_selftest(&mut self) {
+        self.selftest.next_run = Some(Instant::now() + self.selftest.interval);
+        if !self.is_guarding() {
+            // It was handed over meanwhile.
+            return;
+        }
         let attached = match self.kernel.check() {
             Ok(()) => Trial::Shut,
             Err(error) => Trial::Open(chain(&error)),
@@ -213,7 +227,6 @@ impl State {
         let vectors = self.selftest.found.iter().map(|(name, trial)| ((*name).to_owned(), trial.clone()));
         let now = Timestamp::now();
         self.selftest.last = SelftestStatus { last_run: Some(now), vectors: vectors.collect() };
-        self.selftest.next_run = Some(Instant::now() + self.selftest.interval);
         self.degrade(FEATURE, false);
         let trials = self.selftest.found.iter().filter_map(|(vector, trial)| match trial {
             Trial::Shut => Some((*vector, true)),
@@ -239,10 +252,22 @@ impl State {
         }
     }
 
-    /// Puts right what can be: attaches again what is not attached.
-    fn heal(&mut self) {
-        if let Err(error) = self.kernel.check() {
-            tracing::error!(error = chain(&error), "the guard does not stand");
+    /// Looks whether the guard stands, between two self-tests: one that finds that it does not is due at once, so that it is
+    /// said before it is put right.
+    pub(super) fn look_after_guard(&mut self) {
+        let sees = self.is_guarding() && !self.degraded.contains(FEATURE);
+        if sees && self.kernel.check().is_err() {
+            self.selftest.next_run = self.selftest.next_run.map(|_| Instant::now());
+        } else {
+            self.heal();
+        }
+    }
+
+    /// Takes over the place of a former agent's canary.
+    pub(super) fn know_canary(&mut self) {
+        self.selftest.cgroup = canary::find(self.root());
+        if let Some(cgroup) = self.selftest.cgroup {
+            self.applied.remove(&cgroup);
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     net::SocketAddr,
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use guard_common::{AttemptEvent, CgroupId, Mode, PodEntry, RequestRecord};
+use guard_common::{AttemptEvent, CgroupId, GateKey, Mode, PodEntry, RequestRecord};
 use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
@@ -18,10 +19,11 @@ use super::{
     lines::Lines,
     policy::{Change, PolicyInForce, today},
     selftest::Selftest,
+    succession::Stage,
     voice::Voice,
 };
 use crate::{
-    account::Account,
+    account::{Account, Checkpoint},
     attempt::{Attempt, Attribution},
     changes::Version,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
@@ -42,18 +44,23 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) listen: SocketAddr,
+    pub(super) stage: Stage,
     pub(super) kernel: Kernel,
-    counters: Counters,
+    pub(super) counters: Counters,
     pub(super) metrics: Metrics,
     pub(super) account: Account,
     pub(super) policy: PolicyInForce,
     pub(super) rules: RuleNames,
+    /// How many of them the kernel has.
+    pub(super) rules_written: usize,
     pub(super) index: Index,
     /// The cgroup of the agent's own pod, if it runs in one.
     pub(super) own: Option<CgroupId>,
     /// The pods that were there when the programs were attached.
     pub(super) unguarded: BTreeSet<CgroupId>,
-    memory: Option<Memory>,
+    pub(super) memory: Option<Memory>,
+    /// The account as it is in the memory.
+    pub(super) saved_account: Option<Checkpoint>,
     /// Whether the API server has told this node's pods.
     listed: bool,
     /// The pods as they are in the memory.
@@ -63,6 +70,8 @@ pub(super) struct State {
     pods_version: Option<Version>,
     pub(super) applied: Entries,
     pub(super) doors: Doors,
+    /// The ports of gates that were there when this agent took over, and until when they are kept.
+    pub(super) former_gates: Option<(Instant, Vec<GateKey>)>,
     /// The ruling for pods that have no name, as it was written.
     pub(super) unidentified: Option<PodEntry>,
     /// The day for which `applied` was computed: rules expire at midnight, UTC.
@@ -90,22 +99,26 @@ impl State {
         let mut state = Self {
             settings,
             listen,
+            stage: Stage::Preparing,
             kernel,
             counters,
             metrics,
             account: Account::default(),
             policy,
             rules: RuleNames::default(),
+            rules_written: 1,
             index: Index::default(),
             own: None,
             unguarded: BTreeSet::new(),
             memory,
+            saved_account: None,
             listed: false,
             saved: Vec::new(),
             voice: Voice::new(std::time::Instant::now()),
             pods_version: None,
             applied: Entries::new(),
             doors: Doors::default(),
+            former_gates: None,
             unidentified: None,
             day: today(),
             strays: HashMap::new(),
@@ -117,6 +130,8 @@ impl State {
         for feature in lacking {
             state.degrade(feature, true);
         }
+        let is_unpinned = !state.kernel.is_pinned();
+        state.degrade("pins", is_unpinned);
         state.show_policy();
         if state.policy.refused.is_some() {
             state.metrics.policy_refused();
@@ -159,22 +174,6 @@ impl State {
         .ok()
     }
 
-    /// Attaches the programs, once every ruling is written: the one for unidentified pods must be.
-    pub(super) fn seal(&mut self) -> Result<(), AgentError> {
-        self.apply();
-        if self.unidentified.is_none() {
-            self.kernel
-                .set_pod(CgroupId::UNIDENTIFIED, &PodEntry::CLOSED)
-                .map_err(AgentError::Unidentified)?;
-        }
-        self.kernel.attach()?;
-        // Whoever is there now may have been there before the programs.
-        self.walk()?;
-        self.unguarded = self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect();
-        self.show_pods();
-        Ok(())
-    }
-
     /// Whether the API server has told this node's pods.
     pub(super) fn is_listed(&self) -> bool {
         self.listed
@@ -182,6 +181,11 @@ impl State {
 
     /// Whether the guard stands, as the kernel tells it and as the canary finds it, and if not, why.
     pub(super) fn check(&self) -> Result<(), String> {
+        match self.stage {
+            Stage::Preparing => return Err("the guard is being prepared".to_owned()),
+            Stage::HandedOver => return Err("another agent guards this node".to_owned()),
+            Stage::Guarding => {}
+        }
         self.kernel.check().map_err(|error| chain(&error))?;
         self.check_selftest()
     }
@@ -234,9 +238,8 @@ impl State {
     /// Writes down the pods that are known, if they have changed since.
     pub(super) fn save_pods(&mut self) {
         let known = self.index.known();
-        let Some(memory) = self.memory.as_ref().filter(|_| self.listed && known != self.saved) else {
-            return;
-        };
+        let is_ours = self.is_guarding() && self.listed;
+        let Some(memory) = self.memory.as_ref().filter(|_| is_ours && known != self.saved) else { return };
         let saved = memory.save_pods(&known);
         self.saved = known;
         if self.degrade("state_folder", saved.is_err())
@@ -300,7 +303,12 @@ impl State {
     /// Forgets what has been gone for a while, and starts a new day where one has begun.
     pub(super) fn tidy(&mut self) {
         self.next_tidying = Instant::now() + TIDY_INTERVAL;
+        if !self.is_guarding() {
+            return;
+        }
         let read = self.collect();
+        // Before anything is forgotten: what was seen of it must not count again.
+        self.save_account();
         let gone = self.gone();
         // What was not read must not be forgotten.
         if read && !gone.is_empty() {
@@ -316,6 +324,8 @@ impl State {
         if today() != self.day {
             self.apply();
         }
+        self.look_after_guard();
+        self.forget_former_gates();
         self.save_pods();
         self.speak();
     }
@@ -329,6 +339,18 @@ impl State {
         }
     }
 
+    /// Looks whether the programs are still attached and pinned, and mends what is not.
+    pub(super) fn heal(&mut self) {
+        if !self.is_guarding() {
+            return;
+        }
+        match self.kernel.heal() {
+            Ok(true) => tracing::warn!("programs were detached, or had lost their pins: they stand again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(&error), "the guard does not stand"),
+        }
+    }
+
     /// The pods that departed longer ago than the grace period, and those that came and went between two walks.
     fn gone(&self) -> BTreeSet<CgroupId> {
         let mut gone = BTreeSet::new();
@@ -339,17 +361,22 @@ impl State {
         gone
     }
 
+    /// What the kernel should hold today.
+    pub(super) fn desired(&self, rules: &mut RuleNames) -> Desired {
+        let endpoints = &self.settings.endpoints;
+        reconcile::desired(&self.policy.policy, endpoints, &self.index, self.own, rules, today())
+    }
+
     /// Carries out the difference between what the kernel holds and what it should hold.
     pub(super) fn apply(&mut self) {
+        if !self.is_guarding() {
+            return;
+        }
         self.day = today();
-        let Desired { mut entries, gated } = reconcile::desired(
-            &self.policy.policy,
-            &self.settings.endpoints,
-            &self.index,
-            self.own,
-            &mut self.rules,
-            self.day,
-        );
+        let mut rules = mem::take(&mut self.rules);
+        let Desired { mut entries, gated } = self.desired(&mut rules);
+        self.rules = rules;
+        self.write_rules();
         // A pod's gate is open before it is sent there, and nobody is sent there any more when it closes.
         let stale = self.open_gates(&mut entries, gated);
         let mut unwritten = Vec::new();
@@ -388,6 +415,7 @@ impl State {
             &mut self.rules,
             unwritten,
         );
+        self.write_rules();
         if self.unidentified != Some(entry) {
             match self.kernel.set_pod(CgroupId::UNIDENTIFIED, &entry) {
                 Ok(()) => self.unidentified = Some(entry),
@@ -405,6 +433,9 @@ impl State {
 
     /// Reads the kernel's counters and adds what is new to the metrics. Says whether they could be read.
     pub(super) fn collect(&mut self) -> bool {
+        if !self.is_guarding() {
+            return false;
+        }
         let mut reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
@@ -421,7 +452,18 @@ impl State {
         self.strays.retain(|pod, _| !self.index.knows(*pod));
         let added = self.account.added(reading);
         self.voice.note(&added);
-        let names = Names { index: &self.index, endpoints: &self.settings.endpoints, rules: &self.rules };
+        for (key, _) in &added.decisions {
+            if let Some(pod) = self.index.identify(key.cgroup) {
+                let workload = &pod.workload;
+                self.account.owners.note(key.cgroup, &workload.namespace, &workload.service_account);
+            }
+        }
+        let names = Names {
+            index: &self.index,
+            owners: &self.account.owners,
+            endpoints: &self.settings.endpoints,
+            rules: &self.rules,
+        };
         self.metrics.add(&added, names);
         true
     }
@@ -481,7 +523,7 @@ impl State {
         self.metrics.set_policy(self.policy.policy.sha256(), Timestamp::now().as_second(), expiries);
     }
 
-    fn show_pods(&self) {
+    pub(super) fn show_pods(&self) {
         let mut states = PodStates::default();
         for (_, identity) in self.index.pods() {
             match identity {

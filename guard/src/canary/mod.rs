@@ -10,5 +10,5 @@ mod place;
 mod vector;
 
 pub use conversation::{Conversation, ConversationError, converse};
-pub use place::{Entrance, FOLDER, PlaceError, make, remove};
+pub use place::{Entrance, FOLDER, PlaceError, find, make, remove};
 pub use vector::{Outcome, Target, VECTORS, Vector};

@@ -57,6 +57,11 @@ pub fn make(root: &Path) -> Result<(PathBuf, CgroupId), PlaceError> {
     Ok((path, id))
 }
 
+/// Its cgroup in the guarded root, if there is one.
+pub fn find(root: &Path) -> Option<CgroupId> {
+    fs::metadata(root.join(FOLDER)).ok().map(|folder| CgroupId(folder.ino()))
+}
+
 /// Removes its cgroup from the guarded root, if it is there.
 pub fn remove(root: &Path) -> Result<(), PlaceError> {
     let path = root.join(FOLDER);

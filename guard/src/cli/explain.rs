@@ -11,9 +11,10 @@ use http_body_util::BodyExt;
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::{client, style};
+use super::{block_on, style};
 use crate::{
     agent::Explained,
+    client,
     endpoints::Endpoints,
     imds::Method,
     policy::{
@@ -173,7 +174,7 @@ impl Explain {
 /// Asks the running agent.
 fn ask(socket: &Path, pod: &str) -> anyhow::Result<Explained> {
     let path = format!("{EXPLAIN}{pod}");
-    let body = client::block_on(async { Ok(client::get(socket, &path).await?.collect().await?.to_bytes()) })?;
+    let body = block_on(async { Ok(client::get(socket, &path).await?.collect().await?.to_bytes()) })?;
     serde_json::from_slice(&body).context("read what the agent answers")
 }
 

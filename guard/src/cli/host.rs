@@ -2,6 +2,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// Where the guard is pinned.
+pub(super) const PIN_PATH: &str = "/sys/fs/bpf/imds-guard";
+
 /// Where the cgroups of this host's pods are, and what is guarded: the same for whoever guards it and whoever examines
 /// it.
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 mod canary;
 mod check;
-mod client;
+mod cleanup;
 mod completions;
 mod doctor;
 mod explain;
@@ -38,6 +38,7 @@ enum Command {
     Watch(watch::Watch),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Cleanup(cleanup::Cleanup),
     Completions(completions::Completions),
     #[command(hide = true)]
     Canary(canary::Canary),
@@ -53,8 +54,14 @@ impl Cli {
             Command::Watch(watch) => watch.run(),
             Command::Status(status) => status.run(),
             Command::Doctor(doctor) => doctor.run(),
+            Command::Cleanup(cleanup) => cleanup.run(),
             Command::Completions(completions) => completions.run(),
             Command::Canary(canary) => canary.run(),
         }
     }
+}
+
+/// Runs a client command to its end.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }

@@ -19,10 +19,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     doctor::finding::{Finding, State, judge},
-    host::Host,
+    host::{Host, PIN_PATH},
 };
 use crate::{
     agent::{self, PodsFrom, Settings},
+    client,
     endpoints::Endpoints,
     gate::GateSettings,
     kernel::probe::Facts,
@@ -31,7 +32,8 @@ use crate::{
 
 /// Guard this node: attach the kernel programs, decide by the policy, and tell who asked.
 ///
-/// The agent ends on SIGTERM or SIGINT, and with it the guard: the programs are detached.
+/// The agent ends on SIGTERM or SIGINT. The guard stays: what is pinned in bpffs goes on deciding, and who needs a gate is
+/// refused, until an agent is started again. `imds-guard cleanup` removes it.
 #[derive(Args, Debug)]
 #[command(args_override_self = true)]
 pub(super) struct Run {
@@ -58,6 +60,14 @@ pub(super) struct Run {
     /// is not accepted or without the API server. Left out: nothing is remembered
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
+
+    /// A folder in bpffs, where the guard stays when the agent ends
+    #[arg(long, value_name = "PATH", default_value = PIN_PATH)]
+    pin_path: PathBuf,
+
+    /// End the guard with the agent: remove what is pinned when it is told to end. One that is killed leaves it
+    #[arg(long)]
+    detach_on_exit: bool,
 
     #[command(flatten)]
     host: Host,
@@ -88,7 +98,7 @@ pub(super) struct Run {
     listen: SocketAddr,
 
     /// The socket for `imds-guard status` and `watch`
-    #[arg(long, value_name = "PATH", default_value = super::client::SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = client::SOCKET)]
     socket: PathBuf,
 
     /// The form of the agent's own log, on the standard error. The variable `RUST_LOG` chooses what is logged
@@ -155,6 +165,8 @@ impl Run {
             pods_from,
             node_name: self.node_name,
             state_folder: self.state_dir,
+            pin_path: self.pin_path,
+            detach_on_exit: self.detach_on_exit,
             endpoints,
             gate: GateSettings {
                 host_network: self.host_network,

@@ -4,9 +4,10 @@ use clap::Args;
 use comfy_table::Cell;
 use http_body_util::BodyExt;
 
-use super::{client, style};
+use super::{block_on, style};
 use crate::{
     agent::{self, PodStatus, RulingStatus, SelftestStatus, Trial},
+    client,
     endpoints::Endpoints,
     text::escape,
 };
@@ -25,9 +26,8 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let body = client::block_on(async {
-            Ok(client::get(&self.socket, "/status").await?.collect().await?.to_bytes())
-        })?;
+        let body =
+            block_on(async { Ok(client::get(&self.socket, "/status").await?.collect().await?.to_bytes()) })?;
         if self.json {
             println!("{}", String::from_utf8_lossy(&body));
         } else {

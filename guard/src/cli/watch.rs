@@ -8,8 +8,8 @@ use clap::Args;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::{client, style};
-use crate::{request::RequestLine, text::escape};
+use super::{block_on, style};
+use crate::{client, request::RequestLine, text::escape};
 
 /// Show attempts as they happen.
 ///
@@ -27,7 +27,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        client::block_on(self.follow())?;
+        block_on(self.follow())?;
         Ok(ExitCode::SUCCESS)
     }
 

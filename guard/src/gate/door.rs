@@ -21,9 +21,6 @@ use super::peer;
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// How many ports are tried before a gate is given up: a tenant may hold some.
-const TRIES: usize = 64;
-
 /// What a gate listens with, all of it in the pod's network namespace.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -119,7 +116,7 @@ impl Doorkeeper {
 fn open(ports: &[u16]) -> Result<Door, DoorError> {
     let namespace = cookie()?;
     let diagnosis = netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DoorError::Diagnosis)?;
-    for port in ports.iter().take(TRIES) {
+    for port in ports {
         let v4 = match listen(IpAddr::V4(Ipv4Addr::LOCALHOST), *port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
             listening => listening.map_err(DoorError::Listen)?,

@@ -29,12 +29,16 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     rc::Rc,
-    sync::{Arc, mpsc::sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
+    },
     thread,
     time::Instant,
 };
 
-use guard_common::{CgroupId, GATE_PORT_FIRST, Gate};
+use guard_common::{CgroupId, GATE_PORT_FIRST, Gate, GateKey};
 use tokio::{
     sync::{mpsc, watch},
     task::LocalSet,
@@ -115,6 +119,7 @@ pub struct Gates {
     orders: mpsc::UnboundedSender<NewGate>,
     open: BTreeMap<CgroupId, Open>,
     next_port: u16,
+    draining: Arc<AtomicBool>,
 }
 
 struct Open {
@@ -137,9 +142,11 @@ impl Gates {
         let (tell_news, news) = mpsc::channel(NEWS_QUEUE);
         let (orders, queue) = mpsc::unbounded_channel();
         let per_second = settings.requests_per_second;
+        let draining = Arc::<AtomicBool>::default();
+        let is_draining = Arc::clone(&draining);
         let shared = move || {
             let budget = NodeBudget::new(per_second, Instant::now());
-            Shared::new(Upstream::new(imds), budget, metrics, tell_news)
+            Shared::new(Upstream::new(imds), budget, metrics, tell_news, is_draining)
         };
         start_serving(copy()?, shared, queue)?;
         let gates = Self {
@@ -149,6 +156,7 @@ impl Gates {
             orders,
             open: BTreeMap::new(),
             next_port: GATE_PORT_FIRST,
+            draining,
         };
         Ok((gates, news))
     }
@@ -177,8 +185,13 @@ impl Gates {
     }
 
     /// Whether a gate is one of these.
-    pub fn has(&self, gate: Gate) -> bool {
-        self.open.values().any(|open| open.gate == gate)
+    pub fn has(&self, gate: GateKey) -> bool {
+        self.open.values().any(|open| GateKey::from(open.gate) == gate)
+    }
+
+    /// Ends each connection with its next answer from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Opens a pod's gate; none while its sandbox has no network yet.

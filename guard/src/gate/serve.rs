@@ -8,7 +8,10 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -89,6 +92,8 @@ pub(super) struct Shared {
     pub(super) budget: NodeBudget,
     pub(super) metrics: GateMetrics,
     pub(super) news: mpsc::Sender<News>,
+    /// Whether another agent's gates take the new connections.
+    draining: Arc<AtomicBool>,
     connections: Cell<usize>,
 }
 
@@ -98,8 +103,9 @@ impl Shared {
         budget: NodeBudget,
         metrics: GateMetrics,
         news: mpsc::Sender<News>,
+        draining: Arc<AtomicBool>,
     ) -> Self {
-        Self { upstream, budget, metrics, news, connections: Cell::new(0) }
+        Self { upstream, budget, metrics, news, draining, connections: Cell::new(0) }
     }
 }
 
@@ -264,7 +270,7 @@ impl Gate {
             terms = self.terms();
             fate = terms.judge(&head, has_body).fate;
         }
-        let (verdict, response) = match (fate, turn) {
+        let (verdict, mut response) = match (fate, turn) {
             (Fate::Answer { status, text }, _) => (Verdict::Deny, refuse(status, text, &terms, has_body)),
             (Fate::Pass(_), None) => {
                 (Verdict::Deny, refuse(StatusCode::TOO_MANY_REQUESTS, TOO_MANY.to_owned(), &terms, false))
@@ -279,6 +285,9 @@ impl Gate {
                 (terms.verdict, pass_on(self.shared.upstream.send(request).await))
             }
         };
+        if self.shared.draining.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, CLOSE);
+        }
         let (status, took) = (response.status(), started.elapsed());
         self.teller.tell(Answered { terms, asked, verdict, status, took });
         response
@@ -301,6 +310,7 @@ impl Gate {
     }
 }
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const HOST: HeaderValue = HeaderValue::from_static("169.254.169.254");
 
 const TOO_MANY: &str = "imds-guard: too many requests of this pod or node wait for IMDS; try again later\n";
@@ -329,7 +339,7 @@ fn refuse(status: StatusCode, text: String, terms: &Terms, closes: bool) -> Resp
         response.headers_mut().insert(RULE, rule);
     }
     if closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     response
 }

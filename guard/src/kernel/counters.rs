@@ -1,11 +1,11 @@
 //! Reading the per-CPU counters.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use guard_common::{CgroupId, CounterKey, Lost, OVERFLOW_SLOTS};
 
-use super::load::LoadError;
+use super::{books::open, load::LoadError};
 
 /// The counters of the kernel programs. They only ever grow.
 pub struct Counters {
@@ -30,6 +30,15 @@ impl Counters {
             decisions: counters.try_into().map_err(failed("COUNTERS"))?,
             overflow: overflow.try_into().map_err(failed("OVERFLOW"))?,
             lost: lost.try_into().map_err(failed("LOST"))?,
+        })
+    }
+
+    /// Those that are pinned in the folder of another generation.
+    pub(super) fn of_generation(folder: &Path) -> Result<Self, MapError> {
+        Ok(Self {
+            decisions: open(folder, "COUNTERS")?.try_into()?,
+            overflow: open(folder, "OVERFLOW")?.try_into()?,
+            lost: open(folder, "LOST")?.try_into()?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -10,15 +10,14 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapError},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
-        RawTracePoint,
-    },
+    programs::{CgroupSkb, CgroupSock, CgroupSockAddr, ProgramError, RawTracePoint},
 };
 use guard_common::{Address, CgroupId, EndpointId};
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::{
+    link::CgroupLink,
+    pin::{self, PinError, Pins},
     probe::{self, Support},
     query::{HOOKS, query},
 };
@@ -56,8 +55,10 @@ pub enum LoadError {
         path: PathBuf,
         remedy: Option<String>,
         #[source]
-        source: Box<ProgramError>,
+        source: io::Error,
     },
+    #[error(transparent)]
+    Pin(#[from] PinError),
     #[error("open the map `{name}`")]
     Map {
         name: &'static str,
@@ -119,15 +120,24 @@ impl GuardedRoot {
     }
 }
 
-/// Loads the object for one guarded root: all maps made, no program attached, the endpoints filled in.
-pub(super) fn load(root: &GuardedRoot, endpoints: &Endpoints) -> Result<Ebpf, LoadError> {
+/// Loads the object for one guarded root: all maps made, or taken over from where they are pinned; no program attached,
+/// the endpoints filled in.
+pub(super) fn load(
+    root: &GuardedRoot,
+    endpoints: &Endpoints,
+    pins: Option<&Pins>,
+) -> Result<Ebpf, LoadError> {
     raise_locked_memory();
     let has_set_retval = u8::from(probe::set_retval() == Support::Yes);
     let addresses = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.addresses);
     let endpoint_bits = addresses.fold(0_u64, |bits, address| bits | Address::from(*address).bit());
     let imds = endpoints.id(Endpoints::IMDS).unwrap_or_default();
     let audits_requests = u8::from(request_audit() == Support::Yes);
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    for map in pins.iter().flat_map(|_| pin::MAPS) {
+        loader.map_pin_path(map, pins.expect("there are pins").map(map));
+    }
+    let mut ebpf = loader
         // No program reads a kernel structure, so none needs the kernel's own types, which would cost 40 MB to parse.
         .btf(None)
         .override_global("ROOT_ID", &root.id.0, true)
@@ -182,37 +192,75 @@ fn try_request_audit() -> Support {
     Support::Yes
 }
 
-/// Attaches every program. From the moment this returns, every attempt of every guarded process is decided.
-pub(super) fn attach(ebpf: &mut Ebpf, root: &GuardedRoot) -> Result<(), LoadError> {
-    let folder =
-        fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
-    let failed = |name: &'static str| {
-        let root = root.clone();
-        move |source: ProgramError| LoadError::Attach {
-            name,
-            path: root.path,
-            remedy: remedy(&source),
-            source: Box::new(source),
-        }
-    };
-    // `Single` stands for the flags 0 that links require; links stack beside each other all the same.
-    let mode = CgroupAttachMode::Single;
+/// Loads every program: the verifier's time is spent before anything is taken over.
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     macro_rules! each {
-        ($kind:ty: $($name:literal),+ => |$program:ident| $attach:expr) => {$({
-            let $program = program::<$kind>(ebpf, $name)?;
-            $program.load().map_err(|source| LoadError::Program { name: $name, source: Box::new(source) })?;
-            $attach.map_err(failed($name))?;
-        })+};
+        ($kind:ty: $($name:literal),+) => {$(
+            program::<$kind>(ebpf, $name)?
+                .load()
+                .map_err(|source| LoadError::Program { name: $name, source: Box::new(source) })?;
+        )+};
     }
-    each!(CgroupSock: "sock_create" => |program| program.attach(&folder, mode));
-    each!(CgroupSkb: "ingress" => |program| program.attach(&folder, CgroupSkbAttachType::Ingress, mode));
-    each!(CgroupSkb: "egress" => |program| program.attach(&folder, CgroupSkbAttachType::Egress, mode));
+    each!(CgroupSock: "sock_create");
+    each!(CgroupSkb: "ingress", "egress");
     each!(
         CgroupSockAddr:
         "bind4", "bind6", "getpeername4", "getpeername6", "connect4", "connect6", "sendmsg4", "sendmsg6"
-        => |program| program.attach(&folder, mode)
     );
     Ok(())
+}
+
+/// The links of the programs, by their hooks' names.
+pub(super) type Links = Vec<(&'static str, CgroupLink)>;
+
+/// Attaches every program, or puts it in the place of the one that is pinned. From the moment this returns, every attempt
+/// of every guarded process is decided by these.
+pub(super) fn attach(ebpf: &Ebpf, root: &GuardedRoot, pins: Option<&Pins>) -> Result<Links, LoadError> {
+    let folder =
+        fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
+    HOOKS
+        .into_iter()
+        .map(|(hook, attach_type)| {
+            let name = program_at(hook);
+            let missing = LoadError::Missing { what: "program", name };
+            let program = ebpf.program(name).ok_or(missing)?;
+            let program =
+                program.fd().map_err(|source| LoadError::Program { name, source: Box::new(source) })?.as_fd();
+            let failed = |source: io::Error| LoadError::Attach {
+                name,
+                path: root.path.clone(),
+                remedy: remedy(&source),
+                source,
+            };
+            let pinned = pins.map(|pins| pins.link(name)).transpose()?.flatten();
+            let link = match pinned.filter(|link| leads_to(link, root)) {
+                Some(link) => link.update(program).map(|()| link),
+                None => CgroupLink::create(program, folder.as_fd(), attach_type),
+            };
+            let link = link.map_err(failed)?;
+            if let Some(pins) = pins {
+                pins.keep_link(name, &link)?;
+            }
+            Ok((name, link))
+        })
+        .collect()
+}
+
+/// Whether there is a pinned link from the guarded root to a program at every hook.
+pub(super) fn is_linked(pins: &Pins, root: &GuardedRoot) -> bool {
+    HOOKS
+        .into_iter()
+        .all(|(hook, _)| matches!(pins.link(program_at(hook)), Ok(Some(link)) if leads_to(&link, root)))
+}
+
+/// The link of a guarded root that was removed leads nowhere.
+fn leads_to(link: &CgroupLink, root: &GuardedRoot) -> bool {
+    matches!(link.cgroup(), Ok(cgroup) if cgroup == Some(root.id))
+}
+
+/// A program bears its hook's name.
+fn program_at(hook: &'static str) -> &'static str {
+    hook.rsplit('/').next().expect("a name with a slash")
 }
 
 /// Asks the kernel whether each program is attached.
@@ -220,8 +268,7 @@ pub(super) fn check(ebpf: &Ebpf, root: &GuardedRoot) -> Result<(), CheckError> {
     let asked = |source| CheckError::Query { path: root.path.clone(), source };
     let folder = fs::File::open(&root.path).map_err(asked)?;
     for (hook, attach_type) in HOOKS {
-        // A program bears its hook's name.
-        let name = hook.rsplit('/').next().expect("a name with a slash");
+        let name = program_at(hook);
         let (_, attached) = query(&folder, attach_type).map_err(asked)?;
         let own = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
         if !own.is_some_and(|own| attached.contains(&own)) {
@@ -253,9 +300,8 @@ where
 }
 
 /// EPERM here has one usual cause, and the kernel does not name it.
-fn remedy(error: &ProgramError) -> Option<String> {
-    let ProgramError::SyscallError(error) = error else { return None };
-    (error.io_error.raw_os_error() == Some(libc::EPERM)).then(|| {
+fn remedy(error: &io::Error) -> Option<String> {
+    (error.raw_os_error() == Some(libc::EPERM)).then(|| {
         ": a program that was attached without BPF_F_ALLOW_MULTI, here or above, shuts others out; \
          `imds-guard doctor` names it"
             .to_owned()

@@ -1,30 +1,44 @@
 //! The kernel programs as the agent sees them: load, attach, write rulings down, read counts and events up. The only
 //! module that names aya. It decides nothing.
 
+mod books;
 mod counters;
 mod events;
+mod link;
 mod load;
+mod pin;
 pub mod probe;
 mod query;
+mod raw;
+
+use std::collections::{BTreeMap, HashMap as StdHashMap};
 
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, MapError},
 };
-use guard_common::{CgroupId, Gate, GateKey, PodEntry};
+use guard_common::{CgroupId, Gate, GateKey, MAX_RULES, PodEntry, RuleId, RuleLabel};
 
+pub use aya::maps::MapError as ReadError;
+pub use books::{Books, CountersId};
 pub use counters::{Counters, Reading};
 pub use events::{CgroupBell, Events, KernelLog, Requests};
 pub use load::{CheckError, GuardedRoot, LoadError};
+pub use pin::{PinError, Pins, remove_all, try_lock};
 
 use crate::endpoints::Endpoints;
+use load::Links;
 
-/// The loaded programs and the map of rulings. Dropping it detaches the programs.
+/// The loaded programs, the map of rulings and its kin. Dropping it leaves what is pinned: without pins the programs are
+/// detached.
 pub struct Kernel {
     ebpf: Ebpf,
     root: GuardedRoot,
     pods: HashMap<MapData, CgroupId, PodEntry>,
     gates: HashMap<MapData, GateKey, u8>,
+    rules: HashMap<MapData, RuleId, RuleLabel>,
+    pins: Option<Pins>,
+    links: Links,
 }
 
 /// What could not be written.
@@ -42,40 +56,110 @@ pub enum WriteError {
         #[source]
         source: Box<MapError>,
     },
+    #[error("write down the name of the rule `{name}`")]
+    SetRule {
+        name: String,
+        #[source]
+        source: Box<MapError>,
+    },
     #[error("write down that port {} is a gate's", .gate.port)]
     SetGate {
         gate: Gate,
         #[source]
         source: Box<MapError>,
     },
-    #[error("write down that port {} is no gate's any more", .gate.port)]
+    #[error("write down that port {} is no gate's any more", .gate.port())]
     RemoveGate {
-        gate: Gate,
+        gate: GateKey,
         #[source]
         source: Box<MapError>,
     },
 }
 
 impl Kernel {
-    /// Loads the programs for a guarded root. Nothing is attached yet.
-    pub fn load(root: GuardedRoot, endpoints: &Endpoints) -> Result<Self, LoadError> {
-        let mut ebpf = load::load(&root, endpoints)?;
-        let pods = HashMap::try_from(take(&mut ebpf, "PODS")?)
-            .map_err(|source| LoadError::Map { name: "PODS", source: Box::new(source) })?;
-        let gates = HashMap::try_from(take(&mut ebpf, "GATES")?)
-            .map_err(|source| LoadError::Map { name: "GATES", source: Box::new(source) })?;
-        Ok(Self { ebpf, root, pods, gates })
+    /// Loads the programs for a guarded root, with the maps that are pinned. Nothing is attached or changed yet.
+    pub fn load(root: GuardedRoot, endpoints: &Endpoints, pins: Option<Pins>) -> Result<Self, LoadError> {
+        let mut ebpf = load::load(&root, endpoints, pins.as_ref())?;
+        load::load_programs(&mut ebpf)?;
+        let pods = typed(take(&mut ebpf, "PODS")?, "PODS")?;
+        let gates = typed(take(&mut ebpf, "GATES")?, "GATES")?;
+        let rules = rules_map(pins.as_ref())
+            .map_err(|source| LoadError::Map { name: "RULES", source: Box::new(source) })?;
+        let mut kernel = Self { ebpf, root, pods, gates, rules, pins, links: Links::new() };
+        if let Some(pins) = &mut kernel.pins {
+            pins.keep_maps()?;
+        }
+        Ok(kernel)
     }
 
-    /// Attaches all programs to the guarded root. The rulings must be written before, the one for unidentified pods
-    /// above all.
+    /// Becomes the agent that writes to the maps, if no other is. Without pins there can be no other.
+    pub fn try_own(&mut self) -> Result<bool, PinError> {
+        self.pins.as_mut().map_or(Ok(true), Pins::try_own)
+    }
+
+    /// Leaves the writing to another agent.
+    pub fn disown(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.disown();
+        }
+    }
+
+    /// Whether what is here outlives the agent.
+    pub fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Attaches all programs to the guarded root, in the place of those that are pinned. The rulings must be written
+    /// before, the one for unidentified pods above all.
     pub fn attach(&mut self) -> Result<(), LoadError> {
-        load::attach(&mut self.ebpf, &self.root)
+        self.links = load::attach(&self.ebpf, &self.root, self.pins.as_ref())?;
+        Ok(())
+    }
+
+    /// The books of other generations, whose programs are replaced by now, and then removes those. Books that can't be
+    /// read are lost, with the error.
+    pub fn close_other_generations(&mut self) -> Result<Vec<Result<Books, MapError>>, PinError> {
+        let Some(pins) = &self.pins else { return Ok(Vec::new()) };
+        let others = pins.others()?;
+        if !others.is_empty() {
+            raw::wait_for_programs();
+        }
+        let books = others.iter().map(|folder| Books::read(folder)).collect();
+        for folder in others {
+            pin::remove_generation(&folder)?;
+        }
+        Ok(books)
+    }
+
+    /// Which counters these are; none where they end with the agent.
+    pub fn counters_id(&self) -> Option<CountersId> {
+        books::counters_id(&self.pins.as_ref()?.map("COUNTERS")).ok()
     }
 
     /// Whether every program is still attached to the guarded root, as the kernel tells it.
     pub fn check(&self) -> Result<(), CheckError> {
         load::check(&self.ebpf, &self.root)
+    }
+
+    /// Whether the guarded root has had a pinned link at every hook all the while: whoever's programs they lead to.
+    pub fn check_pinned(&self) -> bool {
+        self.pins.as_ref().is_some_and(|pins| load::is_linked(pins, &self.root))
+    }
+
+    /// Attaches again what is not attached any more, and pins again what has lost its pin. Says whether anything was
+    /// amiss.
+    pub fn heal(&mut self) -> Result<bool, LoadError> {
+        let is_detached = self.check().is_err();
+        if is_detached {
+            self.attach()?;
+        }
+        let is_unpinned = self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))?;
+        Ok(is_detached || is_unpinned)
+    }
+
+    /// Removes what is pinned: the programs are detached when this is dropped.
+    pub fn unpin(&mut self) -> Result<(), PinError> {
+        self.pins.take().map_or(Ok(()), |pins| pins.remove())
     }
 
     /// Attaches the programs that ring when the cgroup tree changes.
@@ -108,6 +192,29 @@ impl Kernel {
         )
     }
 
+    /// The rulings as the kernel holds them, that for unidentified pods included.
+    pub fn rulings(&self) -> Result<BTreeMap<CgroupId, PodEntry>, MapError> {
+        self.pods.iter().collect()
+    }
+
+    /// The names of rules by their ids, as former agents have written them down.
+    pub fn rule_names(&self) -> Result<StdHashMap<RuleId, String>, MapError> {
+        books::rules(&self.rules)
+    }
+
+    /// Writes down what a rule is called. It must be known before its id is used.
+    pub fn set_rule(&mut self, id: RuleId, name: &str) -> Result<(), WriteError> {
+        let label = RuleLabel::new(name).expect("a rule's name has at most 63 bytes");
+        self.rules
+            .insert(id, label, 0)
+            .map_err(|source| WriteError::SetRule { name: name.to_owned(), source: Box::new(source) })
+    }
+
+    /// The ports that are gates', this agent's and others'.
+    pub fn gates(&self) -> Result<Vec<GateKey>, MapError> {
+        self.gates.keys().collect()
+    }
+
     /// Writes the rulings of one cgroup, in one step: a program sees the old ones or the new ones.
     pub fn set_pod(&mut self, cgroup: CgroupId, entry: &PodEntry) -> Result<(), WriteError> {
         self.pods
@@ -131,8 +238,8 @@ impl Kernel {
     }
 
     /// Gives a gate's port back, when no pod is sent there any more.
-    pub fn remove_gate(&mut self, gate: Gate) -> Result<(), WriteError> {
-        match self.gates.remove(&GateKey::from(gate)) {
+    pub fn remove_gate(&mut self, gate: GateKey) -> Result<(), WriteError> {
+        match self.gates.remove(&gate) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(source) => Err(WriteError::RemoveGate { gate, source: Box::new(source) }),
         }
@@ -142,6 +249,24 @@ impl Kernel {
     pub fn root(&self) -> &GuardedRoot {
         &self.root
     }
+}
+
+fn typed<K: aya::Pod, V: aya::Pod>(
+    map: Map,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, LoadError> {
+    map.try_into().map_err(|source| LoadError::Map { name, source: Box::new(source) })
+}
+
+/// The names of rules: a map that no program reads, so that it is not in the object.
+fn rules_map(pins: Option<&Pins>) -> Result<HashMap<MapData, RuleId, RuleLabel>, MapError> {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    let make = || HashMap::create(MAX_RULES, BPF_F_NO_PREALLOC);
+    let Some(path) = pins.map(|pins| pins.map("RULES")) else { return make() };
+    if !path.exists() {
+        make()?.pin(&path).map_err(|error| MapError::PinError { name: Some("RULES".to_owned()), error })?;
+    }
+    Map::from_map_data(MapData::from_pin(&path)?)?.try_into()
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {

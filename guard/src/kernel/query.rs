@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::fd::AsRawFd};
 
+use super::raw::{Attributes, bpf};
+
 /// The hooks that the guard attaches to, with the kernel's numbers for them (`enum bpf_attach_type`).
 pub(super) const HOOKS: [(&str, u32); 11] = [
     ("cgroup_skb/ingress", 0),
@@ -28,16 +30,14 @@ pub enum Sharing {
     Shared,
 }
 
-/// The command of bpf(2) that lists the programs of a cgroup and a hook (Linux 4.15).
-const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_F_ALLOW_OVERRIDE: u32 = 1;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 
 /// How many programs one cgroup can have at one hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
 
-/// The part of `union bpf_attr` that belongs to the command, to its very end: Linux 6.17 writes `revision` even
-/// when it was told that the caller's structure ends before it.
+/// `BPF_PROG_QUERY` (Linux 4.15), to its very end: Linux 6.17 writes `revision` even when it was told that the caller's
+/// structure ends before it.
 #[repr(C)]
 #[derive(Default)]
 struct QueryAttributes {
@@ -54,6 +54,12 @@ struct QueryAttributes {
     revision: u64,
 }
 
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; its pointer is to as many ids as it says.
+unsafe impl Attributes for QueryAttributes {
+    const COMMAND: libc::c_int = 16;
+}
+
 /// The programs that are attached to the cgroup `folder` itself.
 pub(super) fn query(folder: &File, attach_type: u32) -> io::Result<(Sharing, Vec<u32>)> {
     let mut ids = [0_u32; MAX_PROGRAMS];
@@ -64,21 +70,7 @@ pub(super) fn query(folder: &File, attach_type: u32) -> io::Result<(Sharing, Vec
         prog_cnt: u32::try_from(ids.len()).expect("a small array"),
         ..QueryAttributes::default()
     };
-    #[expect(unsafe_code, reason = "aya keeps its query of cgroup programs to itself")]
-    // SAFETY: the kernel reads and writes at most the given size of `attributes`, which covers every field of the
-    // command, and at most `prog_cnt` ids at `prog_ids`, which is the length of `ids`; both live past the call, and
-    // no other reference to them exists during it. `target_fd` is open as long as `folder` is borrowed.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_QUERY,
-            &raw mut attributes,
-            libc::c_uint::try_from(size_of::<QueryAttributes>()).expect("a small structure"),
-        )
-    };
-    if outcome < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    bpf(&mut attributes)?;
     let sharing = match attributes.attach_flags {
         flags if flags & BPF_F_ALLOW_MULTI != 0 => Sharing::Shared,
         flags if flags & BPF_F_ALLOW_OVERRIDE != 0 => Sharing::Overridable,

@@ -1,5 +1,6 @@
 //! The agent's HTTP API. Over TCP: `/metrics`, `/healthz`, `/readyz`. Over the Unix socket, which root alone can open,
-//! also `/status`, `/explain/NAMESPACE/POD` and `/events` for `imds-guard status`, `explain` and `watch`.
+//! also `/status`, `/explain/NAMESPACE/POD` and `/events` for `imds-guard status`, `explain` and `watch`, and `POST
+//! /hand-over` for the agent that is to follow.
 
 use std::{
     convert::Infallible,
@@ -34,6 +35,8 @@ pub enum Query {
         pod: String,
         reply: oneshot::Sender<Option<String>>,
     },
+    /// From another agent, which guards from now on.
+    HandOver(oneshot::Sender<()>),
 }
 
 /// The API's way to the agent.
@@ -52,6 +55,9 @@ enum Door {
 
 /// What stands before `namespace/name` of the pod that is asked about.
 pub const EXPLAIN: &str = "/explain/";
+
+/// Where an agent is asked to leave the guard to another.
+pub const HAND_OVER: &str = "/hand-over";
 
 /// How long the agent may take to answer before it counts as unwell.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,6 +136,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, agent: Ag
 }
 
 async fn answer(request: Request<Incoming>, agent: Agent, door: Door) -> Result<Response<Body>, Infallible> {
+    if request.method() == Method::POST && request.uri().path() == HAND_OVER && door == Door::Unix {
+        return Ok(match ask(&agent, Query::HandOver).await {
+            Some(()) => text(StatusCode::OK, "handed over\n"),
+            None => unwell(),
+        });
+    }
     if request.method() != Method::GET {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"));
     }

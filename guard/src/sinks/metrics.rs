@@ -13,9 +13,10 @@ use prometheus::{
     TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
+use super::totals::{self, Totals};
 use crate::{
-    endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index, reconcile::RuleNames,
-    request::ImdsVersion,
+    account::Owners, endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index,
+    reconcile::RuleNames, request::ImdsVersion,
 };
 
 /// Everything that `/metrics` shows.
@@ -51,6 +52,8 @@ pub struct PodStates {
 #[derive(Clone, Copy)]
 pub struct Names<'a> {
     pub index: &'a Index,
+    /// Whose those cgroups were that the index does not know any more.
+    pub owners: &'a Owners,
     pub endpoints: &'a Endpoints,
     pub rules: &'a RuleNames,
 }
@@ -190,9 +193,10 @@ impl Metrics {
     pub fn add(&self, added: &Reading, names: Names<'_>) {
         for (key, count) in &added.decisions {
             let pod = names.index.identify(key.cgroup);
-            let (namespace, service_account) = pod.map_or(("", ""), |pod| {
-                (pod.workload.namespace.as_str(), pod.workload.service_account.as_str())
-            });
+            let (namespace, service_account) = pod.map_or_else(
+                || names.owners.of(key.cgroup),
+                |pod| (pod.workload.namespace.as_str(), pod.workload.service_account.as_str()),
+            );
             let endpoint = names.endpoints.name(key.endpoint).unwrap_or("unknown");
             let labels = [namespace, service_account, endpoint, key.outcome().as_str(), key.mode().as_str()];
             match key.lock() {
@@ -204,6 +208,28 @@ impl Metrics {
         for (reason, count) in &added.lost {
             self.events_lost.with_label_values(&[reason.as_str()]).inc_by(*count);
         }
+    }
+
+    /// The totals of all that must not begin anew with each agent.
+    pub fn totals(&self) -> Totals {
+        totals::totals(&self.lasting())
+    }
+
+    /// Goes on from the totals of a former agent.
+    pub fn restore(&self, totals: &Totals) {
+        totals::restore(&self.lasting(), totals);
+        self.requests.know_roles(totals);
+    }
+
+    fn lasting(&self) -> [&IntCounterVec; 6] {
+        [
+            &self.attempts,
+            &self.egress_packets,
+            &self.rule_hits,
+            &self.events_lost,
+            &self.requests.requests,
+            &self.requests.credentials_issued,
+        ]
     }
 
     /// Counts an event that was lost on its way from the ring buffer to the log.
@@ -457,6 +483,15 @@ impl RequestMetrics {
         }
         roles.push(role.to_owned());
         role
+    }
+
+    /// Takes note of the roles that a former agent has counted by name.
+    fn know_roles(&self, totals: &Totals) {
+        for (labels, _) in totals.get("imds_guard_credentials_issued_total").into_iter().flatten() {
+            if let Some(role) = labels.get("role") {
+                self.known(role);
+            }
+        }
     }
 
     /// The counter of all requests of this kind.

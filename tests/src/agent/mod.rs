@@ -3,7 +3,6 @@
 //! It owns the agent's files: a policy folder that changes as a `ConfigMap` volume does, the list of pods, the
 //! socket, the events and the log. It knows the agent from outside alone: its arguments, its HTTP and its exit.
 
-mod held;
 mod http;
 mod metrics;
 mod policy_folder;
@@ -22,7 +21,6 @@ use crate::binary::binary;
 use crate::node::Node;
 use crate::process::Process;
 use crate::wait::wait_until;
-pub use held::HeldPrograms;
 pub use metrics::{Metrics, Sample};
 use policy_folder::PolicyFolder;
 
@@ -68,11 +66,6 @@ impl Agent {
             self.process.signal(Signal::SIGKILL)?;
         }
         self.process.wait(STOP_WITHIN).map(drop)
-    }
-
-    /// Keeps its programs attached, also when it is gone: as if they were pinned.
-    pub fn hold_programs(&self) -> Result<HeldPrograms> {
-        HeldPrograms::of(self.id())
     }
 
     /// Asks it to end, and fails unless it does so in good order.
@@ -200,6 +193,8 @@ fn spawn(node: &Node, folder: &Path, arguments: &[String]) -> Result<Process> {
         .arg(node.cgroup_mount())
         .arg("--guarded-root")
         .arg(node.guarded_root())
+        .arg("--pin-path")
+        .arg(node.pin_path())
         .args(["--node-name", node.name()])
         // The agent runs on the private node's network: never ask IMDS from this machine's own.
         .args(["--host-network", "/proc/self/ns/net"])

@@ -25,6 +25,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::bpffs::Bpffs;
 use crate::namespace::Namespace;
 use crate::place::Place;
 use crate::process::Process;
@@ -46,6 +47,7 @@ pub struct Node {
     network: Network,
     outside: Place,
     guarded_root: Cgroup,
+    bpffs: Bpffs,
     pods: PodList,
     /// Numbers of pods, for their names and addresses.
     next: AtomicU16,
@@ -80,6 +82,7 @@ impl Node {
             network,
             outside,
             guarded_root,
+            bpffs: Bpffs::create()?,
             pods: PodList::default(),
             next: AtomicU16::new(0),
             tree,
@@ -124,6 +127,11 @@ impl Node {
     /// The cgroup of all pods, relative to the mount.
     pub fn guarded_root(&self) -> PathBuf {
         self.tree.relative(&self.guarded_root)
+    }
+
+    /// Where the guard of this node is pinned.
+    pub fn pin_path(&self) -> PathBuf {
+        self.bpffs.path().join("imds-guard")
     }
 
     /// Makes a pod.

@@ -1,0 +1,242 @@
+//! How one agent follows another: there is one that writes to the kernel, and whoever starts takes that over, from one
+//! that is gone or from one that still runs.
+//!
+//! ```text
+//!  old ── guards ─────────────────────▶ leaves off, writes its account ─▶ answers at its gates until it is ended
+//!                                          ▲  │ lock
+//!  new ── loads, names pods, opens gates ──┘  └▶ reads PODS, account ─▶ writes PODS ─▶ updates the links ─▶ guards
+//! ```
+//!
+//! The kernel decides all the while. An old agent that is gone has left the lock, and everything in the kernel as it was:
+//! then the gates alone are missing until the new ones are open.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use guard_common::{CgroupId, PodEntry};
+use hyper::Method;
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{AgentError, chain, state::State};
+use crate::{
+    account::{Account, Checkpoint},
+    client,
+    kernel::{Books, Reading},
+    memory::Memory,
+    reconcile::{self, RuleNames},
+    sinks::{api, metrics::Names},
+};
+
+/// How long an agent that runs may take to leave off.
+const LEAVES_OFF_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the lock of one that has left off, or has just ended, is waited for, and how often it is tried.
+const OWNED_WITHIN: Duration = Duration::from_secs(10);
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long gates of former agents keep their ports: what is on its way there arrives by then.
+const GATES_PASS: Duration = Duration::from_secs(30);
+
+/// The agent that guards this node already, if one does: known by its socket, before ours takes that one's place.
+pub(super) struct Predecessor(Option<UnixStream>);
+
+impl Predecessor {
+    pub(super) async fn find(socket: &Path) -> Self {
+        Self(UnixStream::connect(socket).await.ok())
+    }
+
+    /// Asks it to leave off. One that does not answer may be ending: its lock tells.
+    pub(super) async fn leave_off(self) {
+        let Some(stream) = self.0 else { return };
+        match timeout(LEAVES_OFF_WITHIN, client::send(stream, Method::POST, api::HAND_OVER)).await {
+            Ok(Ok(_)) => tracing::info!("the agent that guarded this node has handed over"),
+            Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "nobody hands over"),
+            Err(_) => tracing::warn!("the agent that guards this node does not answer"),
+        }
+    }
+}
+
+/// Where an agent is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It changes nothing yet: another may guard.
+    Preparing,
+    /// It is the one that writes.
+    Guarding,
+    /// Another one does.
+    HandedOver,
+}
+
+impl State {
+    pub(super) fn is_guarding(&self) -> bool {
+        self.stage == Stage::Guarding
+    }
+
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.stage == Stage::HandedOver
+    }
+
+    /// Opens the gates of the pods that are known, before anybody is sent there.
+    pub(super) fn prepare_gates(&mut self) {
+        let reconcile::Desired { mut entries, gated } = self.desired(&mut self.rules.clone());
+        self.open_gates(&mut entries, gated);
+    }
+
+    /// Becomes the agent that guards: goes on with what the kernel holds, writes what differs, and puts its programs in the
+    /// place of those that are there.
+    pub(super) async fn take_over(&mut self) -> Result<(), AgentError> {
+        let deadline = Instant::now() + OWNED_WITHIN;
+        while !self.kernel.try_own()? {
+            if Instant::now() > deadline {
+                return Err(AgentError::Guarded);
+            }
+            sleep(TRY_AGAIN).await;
+        }
+        self.stage = Stage::Guarding;
+        let failed = |what| move |source| AgentError::Adopt { what, source: Box::new(source) };
+        self.rules = RuleNames::recalled(&self.kernel.rule_names().map_err(failed("the names of rules"))?);
+        self.rules_written = self.rules.count();
+        self.applied = self.kernel.rulings().map_err(failed("the rulings"))?;
+        self.unidentified = self.applied.remove(&CgroupId::UNIDENTIFIED);
+        self.know_canary();
+        let checkpoint = self.recall_account();
+        let stood = self.kernel.check_pinned();
+        // Looked at again: what happened since the gates were prepared.
+        self.walk()?;
+        self.apply();
+        if self.unidentified.is_none() {
+            self.kernel
+                .set_pod(CgroupId::UNIDENTIFIED, &PodEntry::CLOSED)
+                .map_err(AgentError::Unidentified)?;
+        }
+        self.kernel.attach()?;
+        self.carry_over(checkpoint.as_ref());
+        self.walk()?;
+        self.unguarded = match checkpoint {
+            // The programs stood all the while, so whoever is new was guarded from the start.
+            _ if stood && checkpoint.is_none() => BTreeSet::new(),
+            Some(checkpoint) if stood => checkpoint.unguarded.into_iter().map(CgroupId).collect(),
+            _ => self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect(),
+        };
+        self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
+        self.show_pods();
+        Ok(())
+    }
+
+    /// Goes on with the totals of the former agent, and with its account if the counters are the same.
+    fn recall_account(&mut self) -> Option<Checkpoint> {
+        let checkpoint = match self.memory.as_ref().map(Memory::account)? {
+            Ok(checkpoint) => checkpoint?,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the totals of the former agent are not recalled");
+                return None;
+            }
+        };
+        self.metrics.restore(&checkpoint.totals);
+        if checkpoint.counters.is_some() && checkpoint.counters == self.kernel.counters_id() {
+            match self.counters.read() {
+                Ok(now) => self.account = Account::resume(&checkpoint, &now),
+                Err(error) => tracing::error!(error = chain(&error), "cannot read the counters"),
+            }
+        }
+        Some(checkpoint)
+    }
+
+    /// Adds what other generations have counted since the account was written, and removes them.
+    fn carry_over(&mut self, checkpoint: Option<&Checkpoint>) {
+        match self.kernel.close_other_generations() {
+            Ok(books) => {
+                for books in books {
+                    match books {
+                        Ok(books) => self.add_books(books, checkpoint),
+                        Err(error) => {
+                            tracing::error!(
+                                error = chain(&error),
+                                "what another version had counted last is lost"
+                            );
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::error!(error = chain(&error), "pins of another version stay behind"),
+        }
+    }
+
+    fn add_books(&mut self, mut books: Books, checkpoint: Option<&Checkpoint>) {
+        self.selftest.leave_out(&mut books.reading);
+        let same = checkpoint.filter(|checkpoint| checkpoint.counters.as_ref() == Some(&books.counters));
+        let reading = std::mem::take(&mut books.reading);
+        let mut account = same.map_or_else(Account::default, |known| Account::resume(known, &reading));
+        let added = account.added(reading);
+        let endpoints = &self.settings.endpoints;
+        let decisions = added.decisions.into_iter().map(|(key, count)| {
+            let rule = self.rules.id(books.rule(key.rule).unwrap_or(RuleNames::NONE));
+            let endpoint = books.endpoint(key.endpoint, endpoints).unwrap_or(key.endpoint);
+            (key.translated(endpoint, rule), count)
+        });
+        let added = Reading { decisions: decisions.collect(), lost: added.lost };
+        let names = Names { index: &self.index, owners: &account.owners, endpoints, rules: &self.rules };
+        self.metrics.add(&added, names);
+        self.write_rules();
+    }
+
+    /// Writes down what the ids of rules mean, before the kernel bears them.
+    pub(super) fn write_rules(&mut self) {
+        for (id, name) in self.rules.since(self.rules_written) {
+            if let Err(error) = self.kernel.set_rule(id, name) {
+                tracing::error!(error = chain(&error), "the next agent will not know this rule's name");
+            }
+        }
+        self.rules_written = self.rules.count();
+    }
+
+    /// Writes down what was counted so far.
+    pub(super) fn save_account(&mut self) {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.is_guarding()) else { return };
+        let now = self.account.checkpoint(self.kernel.counters_id(), &self.unguarded, self.metrics.totals());
+        if self.saved_account.as_ref() == Some(&now) {
+            return;
+        }
+        let saved = memory.save_account(&now);
+        self.saved_account = Some(now);
+        if self.degrade("state_folder", saved.is_err())
+            && let Err(error) = saved
+        {
+            tracing::warn!(error = chain(&error), "what was counted is not remembered for the next agent");
+        }
+    }
+
+    /// Leaves off, for another agent to take over: nothing is written from now on. The gates go on answering.
+    pub(super) fn hand_over(&mut self) {
+        if !self.is_guarding() {
+            return;
+        }
+        self.collect();
+        self.save_pods();
+        self.save_account();
+        self.stage = Stage::HandedOver;
+        self.doors.drain();
+        self.kernel.disown();
+        tracing::info!("handed over to another agent: the gates answer until this one is ended");
+    }
+
+    /// Whether the agent that took over is gone, and with it the one that guards.
+    pub(super) fn successor_is_gone(&mut self) -> bool {
+        self.has_handed_over() && matches!(self.kernel.try_own(), Ok(true))
+    }
+
+    /// Gives back the ports of gates of former agents.
+    pub(super) fn forget_former_gates(&mut self) {
+        let is_time = |(when, _): &(Instant, _)| *when <= Instant::now();
+        let Some((_, former)) = self.former_gates.take_if(|former| is_time(former)) else { return };
+        for gate in former {
+            if !self.doors.has(gate)
+                && let Err(error) = self.kernel.remove_gate(gate)
+            {
+                tracing::error!(error = chain(&error), "a port stays taken");
+            }
+        }
+    }
+}
