@@ -9,6 +9,7 @@ mod doors;
 mod lines;
 mod policy;
 mod selftest;
+mod severance;
 mod state;
 mod status;
 mod succession;

@@ -70,6 +70,8 @@ pub(super) struct Selftest {
     imds: EndpointId,
     /// What the kernel counted of the canary's attempts that it refused, by the lock.
     refused: BTreeMap<Lock, u64>,
+    /// The same when the last vector was judged. Others have the counters read too, at any time.
+    judged: BTreeMap<Lock, u64>,
     /// What the one that is under way has found so far.
     found: BTreeMap<&'static str, Trial>,
     last: SelftestStatus,
@@ -86,6 +88,7 @@ impl Selftest {
             rule: 0,
             imds,
             refused: BTreeMap::new(),
+            judged: BTreeMap::new(),
             found: BTreeMap::new(),
             last: SelftestStatus::default(),
         };
@@ -173,7 +176,11 @@ impl State {
         let entry = PodEntry::canary(self.selftest.rule);
         self.kernel.set_pod(cgroup, &entry).map_err(|error| chain(&error))?;
         // From here on it is the canary's attempts that are added.
-        if self.collect() { Ok(path) } else { Err("the counters can't be read".to_owned()) }
+        if !self.collect() {
+            return Err("the counters can't be read".to_owned());
+        }
+        self.selftest.judged.clone_from(&self.selftest.refused);
+        Ok(path)
     }
 
     /// Takes what the canary tells.
@@ -200,14 +207,15 @@ impl State {
     }
 
     fn judge(&mut self, vector: &Vector, outcome: Outcome) -> Trial {
-        let counted = |state: &Self| state.selftest.refused.get(&vector.lock).copied().unwrap_or_default();
-        let before = counted(self);
         let read = self.collect();
+        let counted = |counts: &BTreeMap<_, _>| counts.get(&vector.lock).copied().unwrap_or(0);
+        let is_counted = counted(&self.selftest.refused) > counted(&self.selftest.judged);
+        self.selftest.judged.clone_from(&self.selftest.refused);
         match outcome {
             Outcome::Impossible(why) => Trial::NotTried(why),
             Outcome::Passed => Trial::Open("the attempt was let through".to_owned()),
             Outcome::Refused if !read => Trial::Open("the counters can't be read".to_owned()),
-            Outcome::Refused if counted(self) > before => Trial::Shut,
+            Outcome::Refused if is_counted => Trial::Shut,
             Outcome::Refused => Trial::Open("it was refused, but not by the guard".to_owned()),
         }
     }

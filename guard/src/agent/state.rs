@@ -19,6 +19,7 @@ use super::{
     lines::Lines,
     policy::{Change, PolicyInForce, today},
     selftest::Selftest,
+    severance::Denied,
     succession::Stage,
     voice::Voice,
 };
@@ -82,6 +83,7 @@ pub(super) struct State {
     pub(super) degraded: BTreeSet<&'static str>,
     request_lines: LineBudget,
     pub(super) selftest: Selftest,
+    pub(super) denied: Denied,
 }
 
 impl State {
@@ -126,6 +128,7 @@ impl State {
             degraded: BTreeSet::new(),
             request_lines: LineBudget::default(),
             selftest,
+            denied: Denied::default(),
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -397,6 +400,7 @@ impl State {
         self.degrade("pods_map", !unwritten.is_empty());
         self.rule_unidentified(&unwritten);
         self.close_gates(&stale);
+        self.sever();
         self.show_pods();
     }
 

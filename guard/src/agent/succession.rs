@@ -112,6 +112,7 @@ impl State {
                 .map_err(AgentError::Unidentified)?;
         }
         self.kernel.attach()?;
+        self.denied.attached();
         self.carry_over(checkpoint.as_ref());
         self.walk()?;
         self.unguarded = match checkpoint {

@@ -221,7 +221,7 @@ impl Metrics {
         self.requests.know_roles(totals);
     }
 
-    fn lasting(&self) -> [&IntCounterVec; 6] {
+    fn lasting(&self) -> [&IntCounterVec; 8] {
         [
             &self.attempts,
             &self.egress_packets,
@@ -229,6 +229,8 @@ impl Metrics {
             &self.events_lost,
             &self.requests.requests,
             &self.requests.credentials_issued,
+            &self.gate.severed,
+            &self.selftest.failures,
         ]
     }
 
@@ -300,6 +302,8 @@ pub struct GateMetrics {
     gates: IntGaugeVec,
     /// How long they took to answer.
     duration: Histogram,
+    /// Connections of pods that were ended when their pod was denied, by namespace and service account.
+    pub severed: IntCounterVec,
     /// Connections that were not the pod's.
     pub strangers: IntCounter,
     /// Requests that were counted and not told: the agent could not keep up, or their pod had spent its budget.
@@ -327,6 +331,12 @@ impl GateMetrics {
                 &["state"],
             )?,
             duration: register(registry, Histogram::with_opts(duration)?)?,
+            severed: counters(
+                registry,
+                "imds_guard_connections_destroyed_total",
+                "Connections to a protected endpoint that were ended because their pod is denied it from now on.",
+                &["namespace", "service_account"],
+            )?,
             strangers: counter(
                 registry,
                 "imds_guard_gate_strangers_total",
