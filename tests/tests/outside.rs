@@ -67,13 +67,20 @@ fn nothing_is_left_when_the_agent_ends() -> Result<()> {
     let attached = || Hook::ALL.into_iter().map(|hook| hook.programs(&root)).collect::<Result<Vec<_>>>();
     let before = attached()?;
     for ending in [Agent::stop, Agent::kill] {
-        let mut agent = Agent::start(&node, DENY_ALL)?;
+        let mut agent = Agent::start_with(&node, DENY_ALL, &["--detach-on-exit"])?;
         agent.wait_ready(READY)?;
         for (hook, (before, during)) in Hook::ALL.iter().zip(before.iter().zip(attached()?)) {
             ensure!(during.len() == before.len() + 1, "at {hook:?} {before:?} became {during:?}");
         }
         ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes());
         ending(&mut agent)?;
+        if node.pin_path().exists() {
+            // It was killed: the guard stands, until it is removed.
+            ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes());
+            let said = agent.clean_up(&node)?;
+            ensure!(said.contains("removed  the programs and maps"), "{said}");
+            ensure!(!node.pin_path().exists());
+        }
         let after = attached()?;
         ensure!(after == before, "attached before: {before:?}, and after: {after:?}");
         ensure!(pod.attack(Vector::Tcp)?.outcome.got_bytes(), "the programs are detached");

@@ -58,7 +58,7 @@ fn the_guarded_root_may_be_given_with_its_mount() -> Result<()> {
 }
 
 #[test]
-fn a_guarded_root_that_is_replaced_ends_the_agent() -> Result<()> {
+fn a_guarded_root_that_is_replaced_is_guarded_anew() -> Result<()> {
     let node = Node::new(Driver::Cgroupfs)?;
     let mut agent = Agent::start(&node, DENY_ALL)?;
     agent.wait_ready(READY)?;
@@ -68,7 +68,17 @@ fn a_guarded_root_that_is_replaced_ends_the_agent() -> Result<()> {
     }
     fs::remove_dir(&root)?;
     fs::create_dir(&root)?;
-    wait_until(READY, "the agent to notice", || !agent.is_running())?;
-    ensure!(agent.log().contains("is gone, or another one is in its place"), "{}", agent.log());
-    Ok(())
+    wait_until(READY, "the agent to notice", || {
+        agent.log().contains("is gone, or another one is in its place")
+    })?;
+    agent.wait_ready(READY)?;
+    for class in ["burstable", "besteffort"] {
+        fs::create_dir(root.join(class))?;
+    }
+    let pod = node.pod(PodSpec::new("shop", "cart"))?;
+    agent.set_pods(&node)?;
+    ensure!(!pod.attack(Vector::Tcp)?.outcome.got_bytes(), "the new one is guarded");
+    let denied = [("verdict", "deny")];
+    ensure!(agent.metrics()?.count("imds_guard_attempts_total", &denied) == 1);
+    agent.stop()
 }

@@ -37,12 +37,24 @@ pub(crate) fn demo(go_client: &Path) -> Result<()> {
 pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     // The cluster's tests need a cluster: `cargo xtask cluster test` runs them.
     let packages = ["--workspace", "--exclude", "guard-ebpf", "--exclude", "guard-cluster"];
+    let next_abi = next_abi(&packages)?;
     cargo(["build", "--bins"].into_iter().chain(packages))?;
     let mut test = Command::new(cargo_path());
     // No documentation has code to run.
     test.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]).args(packages).args(filter);
     test.env("IMDS_GUARD_BIN", target().join("debug/imds-guard"));
+    test.env("IMDS_GUARD_NEXT_ABI_BIN", next_abi);
     run_tests(&mut test)
+}
+
+/// Builds the agent with another version of the kernel's ABI, for the tests of upgrades, and keeps it beside the others.
+fn next_abi(packages: &[&str]) -> Result<PathBuf> {
+    let build = ["build", "--bins", "--features", "imds-guard/next-abi"];
+    cargo(build.into_iter().chain(packages.iter().copied()))?;
+    let kept = target().join("debug/imds-guard-next-abi");
+    std::fs::copy(target().join("debug/imds-guard"), &kept)
+        .with_context(|| format!("keep {}", kept.display()))?;
+    Ok(kept)
 }
 
 /// Runs `cargo test` and closes with one line for all its test programs.

@@ -141,9 +141,7 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    #[error(
-        "the guarded root {path} is gone, or another one is in its place: nothing is guarded until the agent is started again"
-    )]
+    #[error("the guarded root {path} is gone, or another one is in its place")]
     RootGone { path: PathBuf },
     #[error("read events from the kernel")]
     Stream(#[source] io::Error),

@@ -279,9 +279,10 @@ impl State {
     }
 
     /// Walks the cgroup tree again. A guarded root that is gone, or another than the one that the programs are attached
-    /// to, is an error: this agent guards nothing any more.
+    /// to, is an error: what is in its place must be guarded anew.
     pub(super) fn walk(&mut self) -> Result<(), AgentError> {
         if !self.kernel.root().is_there() {
+            self.save_account();
             return Err(AgentError::RootGone { path: self.root().to_owned() });
         }
         match pods::walk(self.root()) {

@@ -16,6 +16,9 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
+    /// The agent's process, as it sees itself.
+    #[serde(default)]
+    pub pid: u32,
     pub node: Option<String>,
     /// Where `/metrics` is.
     pub listen: SocketAddr,
@@ -111,6 +114,7 @@ impl State {
         self.collect();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             node: self.settings.node_name.clone(),
             listen: self.listen,
             guarded_root: self.root().display().to_string(),

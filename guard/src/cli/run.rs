@@ -22,7 +22,7 @@ use super::{
     host::{Host, PIN_PATH},
 };
 use crate::{
-    agent::{self, PodsFrom, Settings},
+    agent::{self, AgentError, PodsFrom, Settings},
     client,
     endpoints::Endpoints,
     gate::GateSettings,
@@ -135,11 +135,18 @@ impl Run {
         let settings = self.settings()?;
         // One thread: the agent is one task, and a small agent is part of the promise.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, async {
-            let shutdown = shutdown_signal()?;
-            agent::run(settings, shutdown).await.map_err(anyhow::Error::from)
-        })?;
-        Ok(ExitCode::SUCCESS)
+        loop {
+            let guarded = LocalSet::new().block_on(&runtime, async {
+                let shutdown = shutdown_signal()?;
+                Ok::<_, io::Error>(agent::run(settings.clone(), shutdown).await)
+            })?;
+            match guarded {
+                Err(error @ AgentError::RootGone { .. }) => {
+                    tracing::warn!("{error}: beginning anew");
+                }
+                guarded => return guarded.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
+            }
+        }
     }
 
     fn settings(self) -> anyhow::Result<Settings> {

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::binary::binary;
 use crate::node::Node;
-use crate::process::Process;
+use crate::process::{Process, successful};
 use crate::wait::wait_until;
 pub use metrics::{Metrics, Sample};
 use policy_folder::PolicyFolder;
@@ -49,15 +49,38 @@ impl Agent {
         let policy = PolicyFolder::create(folder.path().join("policy"), policy)?;
         node.write_pods(&folder.path().join("pods.json"))?;
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let process = spawn(node, folder.path(), &arguments)?;
+        let process = spawn(&binary("imds-guard")?, node, folder.path(), &arguments)?;
         Ok(Self { process, policy, arguments, folder })
     }
 
     /// Starts it again after its end, or kills it and starts it again, with the same files.
     pub fn restart(&mut self, node: &Node) -> Result<()> {
         self.kill()?;
-        self.process = spawn(node, self.folder.path(), &self.arguments)?;
+        self.process = spawn(&binary("imds-guard")?, node, self.folder.path(), &self.arguments)?;
         Ok(())
+    }
+
+    /// Has another build follow it while it runs, as a roll-out with a surge does: it ends once the other is ready.
+    pub fn upgrade(&mut self, node: &Node, build: &Path, within: Duration) -> Result<()> {
+        let next = spawn(build, node, self.folder.path(), &self.arguments)?;
+        let mut old = std::mem::replace(&mut self.process, next);
+        let is_next = |agent: &Self| {
+            agent.status().is_ok_and(|status| status["pid"] == agent.id())
+                && agent.get("/readyz").is_ok_and(|(status, _)| status == 200)
+        };
+        wait_until(within, "the next agent to be ready", || !self.process.is_running() || is_next(self))?;
+        ensure!(self.process.is_running(), "the next agent ended:\n{}", self.log());
+        old.signal(Signal::SIGTERM)?;
+        let status = old.wait(STOP_WITHIN)?;
+        ensure!(status.success(), "the agent ended with {status}:\n{}", self.log());
+        Ok(())
+    }
+
+    /// Removes from the node what the agent leaves there, by the command for it.
+    pub fn clean_up(&self, node: &Node) -> Result<String> {
+        let mut command = Command::new(binary("imds-guard")?);
+        command.arg("cleanup").arg("--pin-path").arg(node.pin_path()).arg("--socket").arg(self.socket());
+        successful(node.outside().run(command)?)
     }
 
     /// Ends it as a crash does, and waits until it is gone.
@@ -175,14 +198,14 @@ impl Agent {
     }
 }
 
-fn spawn(node: &Node, folder: &Path, arguments: &[String]) -> Result<Process> {
+fn spawn(build: &Path, node: &Node, folder: &Path, arguments: &[String]) -> Result<Process> {
     let path = log_path(folder);
     let log = File::options()
         .create(true)
         .append(true)
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
-    let mut command = Command::new(binary("imds-guard")?);
+    let mut command = Command::new(build);
     command
         .arg("run")
         .arg("--policy")
