@@ -8,6 +8,8 @@ mod cluster;
 mod doors;
 mod lines;
 mod policy;
+mod selftest;
+mod severance;
 mod state;
 mod status;
 mod succession;
@@ -45,9 +47,11 @@ use crate::{
 use cluster::Cluster;
 use lines::Lines;
 use policy::PolicyInForce;
+use selftest::Selftest;
 use state::State;
 use succession::Predecessor;
 
+pub use selftest::{SelftestStatus, Trial};
 pub use status::{Explained, GateStatus, PodStatus, PolicyStatus, RulingStatus, Status};
 
 /// What the agent is told at its start.
@@ -68,6 +72,8 @@ pub struct Settings {
     pub detach_on_exit: bool,
     pub endpoints: Endpoints,
     pub gate: GateSettings,
+    /// How often the canary tries to reach IMDS.
+    pub selftest_interval: Duration,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
@@ -178,7 +184,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
     let mut pod_changes = pod_changes(&settings.pods_from);
-    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
+    let imds = settings.endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it");
+    let (selftest, mut canary) = Selftest::new(settings.selftest_interval, imds);
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory, selftest);
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
     state.reload_policy();
@@ -231,6 +239,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 cluster.lift_startup_taint(&state);
             }
             () = at(state.doors.next_look()) => state.apply(),
+            () = at(state.selftest.next_run()) => state.begin_selftest(),
+            Some(step) = canary.recv() => {
+                state.hear_canary(step);
+                cluster.lift_startup_taint(&state);
+            }
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
                     lines.write(line, &state);
@@ -279,6 +292,11 @@ fn end(state: &mut State) {
     {
         tracing::error!(error = chain(&error), "the guard stays: `imds-guard cleanup` removes it");
         return;
+    }
+    if !state.kernel.is_pinned()
+        && let Err(error) = state.remove_canary()
+    {
+        tracing::warn!(error = chain(&error), "the canary's cgroup stays");
     }
     if state.kernel.is_pinned() {
         tracing::info!("ending: the kernel goes on deciding, and who needs a gate is refused");

@@ -18,6 +18,8 @@ use super::{
     doors::Doors,
     lines::Lines,
     policy::{Change, PolicyInForce, today},
+    selftest::Selftest,
+    severance::Denied,
     succession::Stage,
     voice::Voice,
 };
@@ -80,6 +82,8 @@ pub(super) struct State {
     next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
     request_lines: LineBudget,
+    pub(super) selftest: Selftest,
+    pub(super) denied: Denied,
 }
 
 impl State {
@@ -91,6 +95,7 @@ impl State {
         metrics: Metrics,
         policy: PolicyInForce,
         memory: Option<Memory>,
+        selftest: Selftest,
     ) -> Self {
         let lacking = settings.degraded.clone();
         let mut state = Self {
@@ -122,6 +127,8 @@ impl State {
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
             request_lines: LineBudget::default(),
+            selftest,
+            denied: Denied::default(),
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -175,14 +182,15 @@ impl State {
         self.listed
     }
 
-    /// Whether the guard stands, as the kernel tells it, and if not, why.
+    /// Whether the guard stands, as the kernel tells it and as the canary finds it, and if not, why.
     pub(super) fn check(&self) -> Result<(), String> {
         match self.stage {
             Stage::Preparing => return Err("the guard is being prepared".to_owned()),
             Stage::HandedOver => return Err("another agent guards this node".to_owned()),
             Stage::Guarding => {}
         }
-        self.kernel.check().map_err(|error| chain(&error))
+        self.kernel.check().map_err(|error| chain(&error))?;
+        self.check_selftest()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -316,20 +324,24 @@ impl State {
                 self.voice.notices.forget(*pod);
             }
             self.apply();
-            match self.counters.forget(&gone) {
-                Ok(()) => self.account.forget(&gone),
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
-                }
-            }
+            self.forget_counters(&gone);
         }
         if today() != self.day {
             self.apply();
         }
-        self.heal();
+        self.look_after_guard();
         self.forget_former_gates();
         self.save_pods();
         self.speak();
+    }
+
+    pub(super) fn forget_counters(&mut self, gone: &BTreeSet<CgroupId>) {
+        match self.counters.forget(gone) {
+            Ok(()) => self.account.forget(gone),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
+            }
+        }
     }
 
     /// Looks whether the programs are still attached and pinned, and mends what is not.
@@ -390,6 +402,7 @@ impl State {
         self.degrade("pods_map", !unwritten.is_empty());
         self.rule_unidentified(&unwritten);
         self.close_gates(&stale);
+        self.sever();
         self.show_pods();
     }
 
@@ -429,13 +442,14 @@ impl State {
         if !self.is_guarding() {
             return false;
         }
-        let reading = match self.counters.read() {
+        let mut reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot read the counters");
                 return false;
             }
         };
+        self.selftest.take_counts(&mut reading);
         for (key, _) in &reading.decisions {
             if key.cgroup != CgroupId::UNIDENTIFIED && !self.index.knows(key.cgroup) {
                 self.strays.entry(key.cgroup).or_insert_with(Instant::now);

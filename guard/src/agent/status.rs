@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use guard_common::{CgroupId, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::state::State;
+use super::{selftest::SelftestStatus, state::State};
 use crate::{
     pods::Identity,
     policy::{Explanation, RuleName},
@@ -33,6 +33,8 @@ pub struct Status {
     /// None on a host that can have no gates.
     #[serde(default)]
     pub gates: Option<GateStatus>,
+    #[serde(default)]
+    pub selftest: SelftestStatus,
     /// Features that are degraded.
     pub degraded: Vec<String>,
     pub pods: Vec<PodStatus>,
@@ -125,6 +127,7 @@ impl State {
             rulings: self.applied.len(),
             counters: self.account.len(),
             gates: self.doors.counts(),
+            selftest: self.selftest.status(),
             degraded: self.degraded.iter().map(ToString::to_string).collect(),
             pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, identity)).collect(),
         }

@@ -100,6 +100,7 @@ impl State {
         self.rules_written = self.rules.count();
         self.applied = self.kernel.rulings().map_err(failed("the rulings"))?;
         self.unidentified = self.applied.remove(&CgroupId::UNIDENTIFIED);
+        self.know_canary();
         let checkpoint = self.recall_account();
         let stood = self.kernel.check_pinned();
         // Looked at again: what happened since the gates were prepared.
@@ -111,6 +112,7 @@ impl State {
                 .map_err(AgentError::Unidentified)?;
         }
         self.kernel.attach()?;
+        self.denied.attached();
         self.carry_over(checkpoint.as_ref());
         self.walk()?;
         // Where the programs stood all the while, whoever is new was guarded from the start.
@@ -170,6 +172,7 @@ impl State {
     }
 
     fn add_books(&mut self, mut books: Books, checkpoint: Option<&Checkpoint>) {
+        self.selftest.leave_out(&mut books.reading);
         let same = checkpoint.filter(|checkpoint| checkpoint.counters.as_ref() == Some(&books.counters));
         let reading = std::mem::take(&mut books.reading);
         let mut account = same.map_or_else(Account::default, |known| Account::resume(known, &reading));

@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 
 use super::{block_on, style};
 use crate::{
-    agent::{self, PodStatus, RulingStatus},
+    agent::{self, PodStatus, RulingStatus, SelftestStatus, Trial},
     client,
     endpoints::Endpoints,
     text::escape,
@@ -50,6 +50,7 @@ fn print(status: &agent::Status) {
         let missing = if gates.missing > 0 { format!(", {} missing", gates.missing) } else { String::new() };
         println!("  gates         {} open{missing}", gates.open);
     }
+    println!("  self-test     {}", selftest(&status.selftest));
     println!("  metrics       http://{}/metrics", status.listen);
     if !status.degraded.is_empty() {
         println!("  degraded      {}", status.degraded.join(", "));
@@ -73,6 +74,31 @@ fn print(status: &agent::Status) {
     if unguarded > 0 {
         println!("* started before the guard ({unguarded}): what they had got by then, they have.");
     }
+}
+
+/// What the last self-test found, in a line; what failed first.
+fn selftest(SelftestStatus { last_run, vectors }: &SelftestStatus) -> String {
+    let Some(last_run) = last_run else { return "not run yet".to_owned() };
+    let of = |wanted: fn(&Trial) -> Option<String>| {
+        let found =
+            vectors.iter().filter_map(move |(vector, trial)| Some(format!("{vector}{}", wanted(trial)?)));
+        found.collect::<Vec<_>>().join(", ")
+    };
+    let open = of(|trial| match trial {
+        Trial::Open(why) => Some(format!(" ({})", escape(why.as_bytes()))),
+        Trial::Shut | Trial::NotTried(_) => None,
+    });
+    let shut = of(|trial| (*trial == Trial::Shut).then(String::new));
+    let not_tried = of(|trial| matches!(trial, Trial::NotTried(_)).then(String::new));
+    let mut text = format!("{last_run:.0}: ");
+    if !open.is_empty() {
+        text.push_str(&format!("FAILED: {open}; "));
+    }
+    text.push_str(&format!("ok: {shut}"));
+    if !not_tried.is_empty() {
+        text.push_str(&format!("; can't be tried here: {not_tried}"));
+    }
+    text
 }
 
 fn row(pod: &PodStatus) -> Vec<Cell> {

@@ -50,6 +50,8 @@ pub struct Facts {
     pub request_audit: Support,
     /// The id of a network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     pub namespace_id: Support,
+    /// The end of other people's connections (`CONFIG_INET_DIAG_DESTROY`).
+    pub socket_destroy: Support,
     /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
     /// needs; or why they can't be listed.
     pub attachments: Result<Vec<Attachment>, String>,
@@ -148,6 +150,7 @@ impl Facts {
             socket_storage: support(is_map_supported(MapType::SkStorage)),
             request_audit: load::request_audit(),
             namespace_id: namespace_id(),
+            socket_destroy: support(gate::ends_connections()),
             attachments: attachments.map_err(|error| error.to_string()),
             locked_memory: locked_memory(&read("/proc/self/limits")),
             cgroup_mount,

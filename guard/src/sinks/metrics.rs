@@ -37,6 +37,7 @@ pub struct Metrics {
     requests: RequestMetrics,
     gate: GateMetrics,
     degraded: IntGaugeVec,
+    selftest: SelftestMetrics,
 }
 
 /// Who the pods are, by the states that `imds_guard_pods` counts.
@@ -135,6 +136,7 @@ impl Metrics {
                 "imds_guard_policy_last_reload_success_timestamp_seconds",
                 "When a policy was last accepted, in seconds since the epoch.",
             )?,
+            selftest: SelftestMetrics::new(&registry)?,
             degraded: gauges(
                 &registry,
                 "imds_guard_degraded",
@@ -219,7 +221,7 @@ impl Metrics {
         self.requests.know_roles(totals);
     }
 
-    fn lasting(&self) -> [&IntCounterVec; 6] {
+    fn lasting(&self) -> [&IntCounterVec; 8] {
         [
             &self.attempts,
             &self.egress_packets,
@@ -227,6 +229,8 @@ impl Metrics {
             &self.events_lost,
             &self.requests.requests,
             &self.requests.credentials_issued,
+            &self.gate.severed,
+            &self.selftest.failures,
         ]
     }
 
@@ -271,6 +275,16 @@ impl Metrics {
         self.degraded.with_label_values(&[feature]).set(i64::from(degraded));
     }
 
+    /// Shows what the self-test found at a time: each vector that could be tried, and whether it was shut.
+    pub fn set_selftest<'a>(&self, trials: impl Iterator<Item = (&'a str, bool)>, now: i64) {
+        self.selftest.success.reset();
+        for (vector, shut) in trials {
+            self.selftest.success.with_label_values(&[vector]).set(i64::from(shut));
+            self.selftest.failures.with_label_values(&[vector]).inc_by(u64::from(!shut));
+        }
+        self.selftest.last_run.set(now);
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -288,6 +302,8 @@ pub struct GateMetrics {
     gates: IntGaugeVec,
     /// How long they took to answer.
     duration: Histogram,
+    /// Connections of pods that were ended when their pod was denied, by namespace and service account.
+    pub severed: IntCounterVec,
     /// Connections that were not the pod's.
     pub strangers: IntCounter,
     /// Requests that were counted and not told: the agent could not keep up, or their pod had spent its budget.
@@ -315,6 +331,12 @@ impl GateMetrics {
                 &["state"],
             )?,
             duration: register(registry, Histogram::with_opts(duration)?)?,
+            severed: counters(
+                registry,
+                "imds_guard_connections_destroyed_total",
+                "Connections to a protected endpoint that were ended because their pod is denied it from now on.",
+                &["namespace", "service_account"],
+            )?,
             strangers: counter(
                 registry,
                 "imds_guard_gate_strangers_total",
@@ -328,6 +350,38 @@ impl GateMetrics {
     /// Notes how long a request took.
     pub fn took(&self, duration: Duration) {
         self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// What the self-test found.
+struct SelftestMetrics {
+    success: IntGaugeVec,
+    failures: IntCounterVec,
+    last_run: IntGauge,
+}
+
+impl SelftestMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            success: gauges(
+                registry,
+                "imds_guard_selftest_success",
+                "Whether the kernel refused the agent's own attempt when it last made one (1), by the way that it took. One \
+                 that this host can't make is left out.",
+                &["vector"],
+            )?,
+            failures: counters(
+                registry,
+                "imds_guard_selftest_failures_total",
+                "Attempts of the agent's own that the kernel did not refuse. They are put right at once where they can be.",
+                &["vector"],
+            )?,
+            last_run: gauge(
+                registry,
+                "imds_guard_selftest_last_run_timestamp_seconds",
+                "When the agent last tested itself, in seconds since the epoch.",
+            )?,
+        })
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         set_retval(&facts.set_retval),
         request_audit(&facts.request_audit),
         gate(facts),
+        socket_destroy(&facts.socket_destroy),
         btf(facts.btf),
         bpffs(facts.bpffs),
     ];
@@ -286,6 +287,17 @@ fn gate(facts: &Facts) -> Finding {
         Support::Yes => GATE.degraded(format!("without {}", lacking.join(", ")), FOLLOWS),
         Support::No => GATE.degraded("network namespaces have no id here: that needs Linux 5.14", FOLLOWS),
         Support::Unknown(reason) => GATE.degraded(format!("not known: {reason}"), FOLLOWS),
+    }
+}
+
+/// Told of on its own: it needs no more rights than gates do, and without them nobody enters a pod's network.
+fn socket_destroy(support: &Support) -> Finding {
+    const DESTROY: Item = item("socket_destroy", "old connections");
+    const FOLLOWS: &str = "connections of a pod from before it was denied hang until they time out; what goes out on them is dropped all the same";
+    match support {
+        Support::Yes => DESTROY.ok("ended when their pod is denied"),
+        Support::No => DESTROY.degraded("the kernel was built without CONFIG_INET_DIAG_DESTROY", FOLLOWS),
+        Support::Unknown(reason) => DESTROY.degraded(format!("not known: {reason}"), FOLLOWS),
     }
 }
 
