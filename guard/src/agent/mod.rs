@@ -5,6 +5,7 @@
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
 mod cluster;
+mod credentials;
 mod doors;
 mod lines;
 mod policy;

@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use guard_common::{CgroupId, PodEntry};
 use hyper::Method;
+use jiff::Timestamp;
 use tokio::{
     net::UnixStream,
     time::{Instant, sleep, timeout},
@@ -102,6 +103,7 @@ impl State {
         self.unidentified = self.applied.remove(&CgroupId::UNIDENTIFIED);
         self.know_canary();
         let checkpoint = self.recall_account();
+        self.recall_issued();
         let stood = self.kernel.check_pinned();
         // Looked at again: what happened since the gates were prepared.
         self.walk()?;
@@ -119,10 +121,15 @@ impl State {
             // The programs stood all the while, so whoever is new was guarded from the start.
             _ if stood && checkpoint.is_none() => BTreeSet::new(),
             Some(checkpoint) if stood => checkpoint.unguarded.into_iter().map(CgroupId).collect(),
-            _ => self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect(),
+            _ => {
+                self.issued.attached(Timestamp::now());
+                self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
+            }
         };
         self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
         self.show_pods();
+        // Whoever follows must know which pods ran before the guard, and since when it stands.
+        self.save_account();
         Ok(())
     }
 
@@ -193,8 +200,14 @@ impl State {
         self.rules_written = self.rules.count();
     }
 
-    /// Writes down what was counted so far.
+    /// Writes down what was counted so far, and then what was issued.
     pub(super) fn save_account(&mut self) {
+        self.write_account();
+        self.note_issued();
+        self.save_issued();
+    }
+
+    fn write_account(&mut self) {
         let Some(memory) = self.memory.as_ref().filter(|_| self.is_guarding()) else { return };
         let now = self.account.checkpoint(self.kernel.counters_id(), &self.unguarded, self.metrics.totals());
         if self.saved_account.as_ref() == Some(&now) {
