@@ -5,12 +5,16 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{account::Checkpoint, issued::Issued, pods::Pod, policy::SourceFile};
+use crate::{
+    account::Checkpoint,
+    issued::Issued,
+    pods::{KnownPod, Pod},
+    policy::SourceFile,
+};
 
 const PODS: &str = "pods.json";
 const POLICY: &str = "policy.json";
@@ -29,6 +33,23 @@ pub struct RememberedPolicy {
     pub files: Vec<SourceFile>,
     /// The digest of the mounted files at that time: where they are still the same, this policy is not older than they.
     pub mounted: Option<String>,
+}
+
+/// A pod that was known, and where its cgroup was, relative to the guarded root.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RememberedPod {
+    #[serde(flatten)]
+    pub pod: Pod,
+    #[serde(default)]
+    pub folder: Option<PathBuf>,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct Saved<'a> {
+    #[serde(flatten)]
+    pod: &'a Pod,
+    folder: Option<&'a Path>,
 }
 
 /// Whether a node that loses power must find the old file or the new one, never an empty one. That takes as long as the
@@ -78,13 +99,14 @@ impl Memory {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    pub fn save_pods(&self, pods: &[Arc<Pod>]) -> Result<(), MemoryError> {
-        let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
+    pub fn save_pods(&self, pods: &[KnownPod]) -> Result<(), MemoryError> {
+        let pods: Vec<_> =
+            pods.iter().map(|(pod, folder)| Saved { pod, folder: folder.as_deref() }).collect();
         self.save(PODS, &pods, Durable::No)
     }
 
     /// The last pods, or none if nothing was ever remembered.
-    pub fn pods(&self) -> Result<Option<Vec<Pod>>, MemoryError> {
+    pub fn pods(&self) -> Result<Option<Vec<RememberedPod>>, MemoryError> {
         self.recall(PODS)
     }
 

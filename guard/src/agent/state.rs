@@ -31,7 +31,7 @@ use crate::{
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     kubernetes::News,
     memory::Memory,
-    pods::{self, Identity, Index, Pod},
+    pods::{self, Identity, Index, KnownPod},
     reconcile::{self, Desired, Entries, RuleNames, Step},
     request::{LineBudget, Request},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
@@ -63,10 +63,10 @@ pub(super) struct State {
     pub(super) memory: Option<Memory>,
     /// The account as it is in the memory.
     pub(super) saved_account: Option<Checkpoint>,
-    /// Whether the API server has told this node's pods.
+    /// Whether this node's pods have been told, by the API server or by a list.
     listed: bool,
     /// The pods as they are in the memory.
-    saved: Vec<Arc<Pod>>,
+    saved: Vec<KnownPod>,
     pub(super) voice: Voice,
     /// Which version of the list of pods is in the index.
     pods_version: Option<Version>,
@@ -155,7 +155,7 @@ impl State {
         match self.memory.as_ref().map(Memory::pods) {
             Some(Ok(Some(pods))) => {
                 tracing::info!(pods = pods.len(), "the last known pods are recalled");
-                self.index.set_pods(pods.into_iter().map(Arc::new).collect());
+                self.index.set_pods(pods.into_iter().map(|known| Arc::new(known.pod)).collect());
             }
             Some(Err(error)) => tracing::warn!(error = chain(&error), "no pods are recalled"),
             Some(Ok(None)) | None => {}
@@ -269,6 +269,7 @@ impl State {
         match pods::read_list(&list, self.settings.node_name.as_deref()) {
             Ok(pods) => {
                 self.pods_version = version;
+                self.listed = true;
                 self.index.set_pods(pods.into_iter().map(Arc::new).collect());
                 self.degrade("pods_list", false);
                 self.apply();

@@ -10,7 +10,7 @@
 //! The kernel decides all the while. An old agent that is gone has left the lock, and everything in the kernel as it was:
 //! then the gates alone are missing until the new ones are open.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use guard_common::{CgroupId, PodEntry};
 use hyper::Method;
@@ -117,11 +117,15 @@ impl State {
         self.denied.attached();
         self.carry_over(checkpoint.as_ref());
         self.walk()?;
-        self.unguarded = match checkpoint {
-            // The programs stood all the while, so whoever is new was guarded from the start.
-            _ if stood && checkpoint.is_none() => BTreeSet::new(),
-            Some(checkpoint) if stood => checkpoint.unguarded.into_iter().map(CgroupId).collect(),
-            _ => {
+        // Where the programs stood all the while, whoever is new was guarded from the start.
+        let now = self.kernel.counters_id();
+        let is_of_now = |known: &Checkpoint| {
+            known.counters.as_ref().zip(now.as_ref()).is_some_and(|(known, now)| known.is_same_boot(now))
+        };
+        let known = checkpoint.filter(is_of_now);
+        self.unguarded = match (stood, known) {
+            (true, known) => known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect(),
+            (false, _) => {
                 self.issued.attached(Timestamp::now());
                 self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
             }
@@ -230,6 +234,7 @@ impl State {
         self.collect();
         self.save_pods();
         self.save_account();
+        self.remove_canary();
         self.stage = Stage::HandedOver;
         self.doors.drain();
         self.kernel.disown();

@@ -1,5 +1,6 @@
 //! The command line. Each command is a struct of its arguments with a `run`.
 
+mod boot;
 mod canary;
 mod check;
 mod cleanup;
@@ -10,6 +11,7 @@ mod host;
 mod run;
 mod status;
 mod style;
+mod uninstall;
 mod watch;
 
 use std::process::ExitCode;
@@ -38,7 +40,9 @@ enum Command {
     Watch(watch::Watch),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Boot(boot::Boot),
     Cleanup(cleanup::Cleanup),
+    Uninstall(uninstall::Uninstall),
     Completions(completions::Completions),
     #[command(hide = true)]
     Canary(canary::Canary),
@@ -54,6 +58,8 @@ impl Cli {
             Command::Watch(watch) => watch.run(),
             Command::Status(status) => status.run(),
             Command::Doctor(doctor) => doctor.run(),
+            Command::Boot(boot) => boot.run(),
+            Command::Uninstall(uninstall) => uninstall.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
             Command::Completions(completions) => completions.run(),
             Command::Canary(canary) => canary.run(),

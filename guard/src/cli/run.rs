@@ -106,7 +106,7 @@ pub(super) struct Run {
     log_format: LogFormat,
 }
 
-fn object_name(text: &str) -> Result<ObjectName, String> {
+pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok(ObjectName { namespace: namespace.to_owned(), name: name.to_owned() })

@@ -15,6 +15,13 @@ pub struct CountersId {
     map: u32,
 }
 
+impl CountersId {
+    /// Whether both are of one run of the kernel, in which no id of a cgroup means two.
+    pub fn is_same_boot(&self, other: &Self) -> bool {
+        self.boot == other.boot
+    }
+}
+
 /// The books of a generation, in its own terms.
 #[derive(Debug)]
 pub struct Books {

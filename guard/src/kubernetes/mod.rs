@@ -9,6 +9,7 @@ mod lookups;
 mod node;
 mod pods;
 mod policy;
+mod uninstall;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::{
 use tower::util::MapRequestLayer;
 
 pub use events::{Notice, Reason, Subject};
+pub use uninstall::{UninstallError, clean_nodes};
 
 use crate::{pods::Pod, policy::SourceFile, sinks::metrics::KubernetesMetrics};
 

@@ -27,6 +27,9 @@ pub struct Index {
     pods: BTreeMap<CgroupId, Entry>,
 }
 
+/// A pod, and the folder of its cgroup relative to the guarded root, if it has one.
+pub type KnownPod = (Arc<Pod>, Option<PathBuf>);
+
 /// Who a pod's cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity<'a> {
@@ -109,14 +112,14 @@ impl Index {
     }
 
     /// The pods that are listed, and those that run and were listed once, in the order of their uids.
-    pub fn known(&self) -> Vec<Arc<Pod>> {
-        let running = self
-            .pods
-            .values()
-            .filter(|entry| entry.departed.is_none())
-            .filter_map(|entry| entry.pod.as_ref());
-        let known: BTreeMap<_, _> =
-            running.chain(self.listed.values()).map(|pod| (&pod.uid, Arc::clone(pod))).collect();
+    pub fn known(&self) -> Vec<KnownPod> {
+        let listed = self.listed.values().map(|pod| (&pod.uid, (Arc::clone(pod), None)));
+        let mut known: BTreeMap<_, KnownPod> = listed.collect();
+        for entry in self.pods.values().filter(|entry| entry.departed.is_none()) {
+            if let Some(pod) = &entry.pod {
+                known.entry(&pod.uid).or_insert_with(|| (Arc::clone(pod), None)).1 = Some(entry.path.clone());
+            }
+        }
         known.into_values().collect()
     }
 

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-pub use index::{Container, Identity, Index};
+pub use index::{Container, Identity, Index, KnownPod};
 pub use list::{ListError, parse_list, read_list};
 pub use mount::{find_cgroup2_mount, find_guarded_root};
 pub use tree::{PodCgroup, Tree, pod_of, walk};
