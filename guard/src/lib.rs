@@ -13,6 +13,7 @@ pub mod denial;
 pub mod endpoints;
 pub mod gate;
 pub mod imds;
+pub mod issued;
 pub mod kernel;
 pub mod kubernetes;
 pub mod memory;

@@ -15,6 +15,8 @@ pub struct DetachedMount(OwnedFd);
 
 const FSCONFIG_SET_STRING: c_long = 1;
 const FSCONFIG_CMD_CREATE: c_long = 6;
+/// `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC`.
+const CLOEXEC: c_long = 1;
 
 impl DetachedMount {
     /// An empty one for BPF's pins.
@@ -37,14 +39,14 @@ fn make(kind: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
     let text = |text: &str| CString::new(text).expect("no zero in it");
     let pointer = |text: &CString| text.as_ptr().addr().cast_signed() as c_long;
     let kind = text(kind);
-    let context = descriptor(call(libc::SYS_fsopen, [pointer(&kind), 0, 0, 0, 0])?);
+    let context = descriptor(call(libc::SYS_fsopen, [pointer(&kind), CLOEXEC, 0, 0, 0])?);
     let raw = c_long::from(context.as_raw_fd());
     for (key, value) in options {
         let (key, value) = (text(key), text(value));
         call(libc::SYS_fsconfig, [raw, FSCONFIG_SET_STRING, pointer(&key), pointer(&value), 0])?;
     }
     call(libc::SYS_fsconfig, [raw, FSCONFIG_CMD_CREATE, 0, 0, 0])?;
-    Ok(descriptor(call(libc::SYS_fsmount, [raw, 0, 0, 0, 0])?))
+    Ok(descriptor(call(libc::SYS_fsmount, [raw, CLOEXEC, 0, 0, 0])?))
 }
 
 #[expect(unsafe_code, reason = "no library has these system calls")]

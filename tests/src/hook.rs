@@ -71,6 +71,21 @@ impl Hook {
         Ok(EmptyProgram { _link: link.with_context(|| format!("attach an empty {self:?}"))? })
     }
 
+    /// Attaches an empty program as some do that know of no others: without a flag, so that nobody else may attach here or
+    /// below. It stays until the cgroup is gone.
+    pub fn attach_exclusively(self, cgroup: &Path) -> Result<()> {
+        let program = load_empty(self).context("load an empty program")?;
+        let folder = open(cgroup)?;
+        let mut attach = Attach {
+            target: descriptor(folder.as_raw_fd()),
+            program: descriptor(program.as_raw_fd()),
+            attach_type: self.attach_type(),
+            flags: 0,
+        };
+        bpf(BPF_PROG_ATTACH, &mut attach).with_context(|| format!("attach an empty {self:?} alone"))?;
+        Ok(())
+    }
+
     /// Detaches whatever links hold at a cgroup itself, behind the back of their owner, and says how many those were.
     pub fn detach(self, cgroup: &Path) -> Result<usize> {
         let id = std::fs::metadata(cgroup).with_context(|| format!("look at {}", cgroup.display()))?.ino();
@@ -138,6 +153,7 @@ const MOST_PROGRAMS: u32 = 64;
 
 // `enum bpf_cmd` and the flags that are used here.
 const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_ATTACH: c_long = 8;
 const BPF_PROG_QUERY: c_long = 16;
 const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 const BPF_LINK_CREATE: c_long = 28;
@@ -185,6 +201,15 @@ struct Load {
 struct Link {
     program_fd: u32,
     target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_ATTACH` needs.
+#[repr(C)]
+struct Attach {
+    target: u32,
+    program: u32,
     attach_type: u32,
     flags: u32,
 }
@@ -259,6 +284,10 @@ unsafe impl Attribute for Query {}
 
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
 // SAFETY: laid out as in linux/bpf.h; no pointers.
+unsafe impl Attribute for Attach {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; no pointers.
 unsafe impl Attribute for Id {}
 
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
@@ -269,7 +298,7 @@ unsafe impl Attribute for AskInfo {}
 // SAFETY: laid out as in linux/bpf.h; no pointers.
 unsafe impl Attribute for Detach {}
 
-fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
+fn load_empty(hook: Hook) -> io::Result<OwnedFd> {
     let mut load = Load {
         program_type: hook.program_type(),
         instruction_count: 2,
@@ -279,7 +308,11 @@ fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
         expected_attach_type: hook.attach_type(),
         ..Load::default()
     };
-    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?);
+    bpf(BPF_PROG_LOAD, &mut load).map(owned)
+}
+
+fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
+    let program = load_empty(hook)?;
     let mut link = Link {
         program_fd: descriptor(program.as_raw_fd()),
         target_fd: descriptor(cgroup.as_raw_fd()),

@@ -63,7 +63,7 @@ impl PinnedMap {
         let value = vec![0_u8; self.value_len];
         for count in 0..1 << 20 {
             let key = first + count;
-            match self.command(BPF_MAP_UPDATE_ELEM, &key, &value) {
+            match self.command(BPF_MAP_UPDATE_ELEM, &key, Some(&value)) {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(libc::E2BIG) => return Ok(count),
                 Err(error) => return Err(error).context("fill a map"),
@@ -76,16 +76,16 @@ impl PinnedMap {
     /// Removes `count` keys from `first` on.
     pub fn remove(&self, first: u64, count: u64) -> Result<()> {
         for key in first..first + count {
-            self.command(BPF_MAP_DELETE_ELEM, &key, &[]).context("empty a map")?;
+            self.command(BPF_MAP_DELETE_ELEM, &key, None).context("empty a map")?;
         }
         Ok(())
     }
 
-    fn command(&self, command: c_long, key: &u64, value: &[u8]) -> io::Result<()> {
+    fn command(&self, command: c_long, key: &u64, value: Option<&[u8]>) -> io::Result<()> {
         let mut element = Element {
             map: descriptor(self.map.as_raw_fd()),
             key: std::ptr::from_ref(key).expose_provenance() as u64,
-            value: value.as_ptr().expose_provenance() as u64,
+            value: value.map_or(0, |value| value.as_ptr().expose_provenance() as u64),
             ..Element::default()
         };
         bpf(command, &mut element).map(drop)

@@ -262,7 +262,7 @@ fn ten_thousand_pods_come_and_go() -> Result<()> {
             node.pod(PodSpec { has_pause: false, ..PodSpec::new("shop", "brief").on_host_network() })?;
         if number % EACH == 0 {
             agent.set_pods(&node)?;
-            let tally = pod.hammer(Blow::Tcp, 1)?;
+            let tally = pod.hammer(Blow::Udp, 1)?;
             ensure!(tally.passed == 0, "{tally:?}");
         }
         pod.delete()?;

@@ -36,8 +36,7 @@ fn every_vector_is_refused_and_nobody_is_charged_for_it() -> Result<()> {
     for (driver, policy) in [(Driver::Systemd, DENY_ALL), (Driver::Cgroupfs, ALLOW_ALL)] {
         let node = Node::new(driver)?;
         let pod = node.pod(PodSpec::new("shop", "cart"))?;
-        let arguments = [&OFTEN[..], &["--detach-on-exit"]].concat();
-        let mut agent = Agent::start_with(&node, policy, &arguments)?;
+        let mut agent = Agent::start_with(&node, policy, &OFTEN)?;
         agent.wait_ready(READY)?;
         for (vector, _) in VECTORS {
             ensure!(success(&agent, vector)? == Some(1), "{vector}: {}", agent.get("/metrics")?.1);
@@ -125,4 +124,17 @@ fn a_canary_whose_place_is_taken_away_makes_another() -> Result<()> {
     ensure!(status == 200, "{why}");
     ensure!(agent.metrics()?.count("imds_guard_attempts_total", &[]) == 0);
     agent.stop().context("it ends in good order")
+}
+
+#[test]
+fn a_program_that_shuts_the_guard_out_is_named() -> Result<()> {
+    let node = Node::new(Driver::Systemd)?;
+    let root = node.cgroup_mount().join(node.guarded_root());
+    Hook::Connect4.attach_exclusively(&root)?;
+    let foreign = Hook::Connect4.programs(&root)?;
+    let mut agent = Agent::start(&node, DENY_ALL)?;
+    wait_until(READY, "the agent to end", || !agent.is_running())?;
+    let named = format!("cgroup/connect4 at {}: floor (id {}) lets no other in", root.display(), foreign[0]);
+    ensure!(agent.log().contains(&named), "{named}, but:\n{}", agent.log());
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
 mod cluster;
+mod credentials;
 mod doors;
 mod lines;
 mod policy;
@@ -287,16 +288,13 @@ fn end(state: &mut State) {
         tracing::info!("ending: another agent guards this node");
         return;
     }
+    // Only an agent has a use for it, and the next one makes its own.
+    state.remove_canary();
     if state.settings.detach_on_exit
         && let Err(error) = state.kernel.unpin()
     {
         tracing::error!(error = chain(&error), "the guard stays: `imds-guard cleanup` removes it");
         return;
-    }
-    if !state.kernel.is_pinned()
-        && let Err(error) = state.remove_canary()
-    {
-        tracing::warn!(error = chain(&error), "the canary's cgroup stays");
     }
     if state.kernel.is_pinned() {
         tracing::info!("ending: the kernel goes on deciding, and who needs a gate is refused");

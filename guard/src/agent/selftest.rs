@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{chain, state::State};
 use crate::{
-    canary::{self, Conversation, ConversationError, Entrance, Outcome, PlaceError, Target, VECTORS, Vector},
+    canary::{self, Conversation, ConversationError, Entrance, Outcome, Target, VECTORS, Vector},
     endpoints::Endpoints,
     kernel::Reading,
 };
@@ -244,7 +244,10 @@ impl State {
         self.metrics.set_selftest(trials, now.as_second());
         match (before, self.selftest.failures()) {
             (_, Some(failures)) => {
-                tracing::error!(failures, "the self-test failed");
+                // Those that let nobody else in, or do something about the same calls.
+                let others = self.kernel.others().unwrap_or_default();
+                let others: Vec<_> = others.iter().map(ToString::to_string).collect();
+                tracing::error!(failures, others = others.join("; "), "the self-test failed");
                 self.heal();
             }
             (Some(_), None) => tracing::info!("the self-test succeeds again"),
@@ -279,12 +282,14 @@ impl State {
         }
     }
 
-    /// Takes the canary's place away, at the end.
-    pub(super) fn remove_canary(&mut self) -> Result<(), PlaceError> {
+    /// Takes the canary's place away, at the end. One that is out trying just then has it still: then it stays, empty.
+    pub(super) fn remove_canary(&mut self) {
+        if let Err(error) = canary::remove(self.root()) {
+            tracing::warn!(error = chain(&error), "the cgroup of the self-test stays");
+        }
         if let Some(cgroup) = self.selftest.cgroup.take() {
             self.forget_canary(cgroup);
         }
-        canary::remove(self.root())
     }
 
     fn forget_canary(&mut self, cgroup: CgroupId) {

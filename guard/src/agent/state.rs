@@ -27,6 +27,7 @@ use crate::{
     account::{Account, Checkpoint},
     attempt::{Attempt, Attribution},
     changes::Version,
+    issued::Issued,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     kubernetes::News,
     memory::Memory,
@@ -84,6 +85,9 @@ pub(super) struct State {
     request_lines: LineBudget,
     pub(super) selftest: Selftest,
     pub(super) denied: Denied,
+    pub(super) issued: Issued,
+    /// As it is in the memory.
+    pub(super) saved_issued: Option<Issued>,
 }
 
 impl State {
@@ -129,6 +133,8 @@ impl State {
             request_lines: LineBudget::default(),
             selftest,
             denied: Denied::default(),
+            issued: Issued::default(),
+            saved_issued: None,
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -484,6 +490,7 @@ impl State {
 
     pub(super) fn metrics(&mut self) -> Vec<u8> {
         self.collect();
+        self.note_issued();
         self.metrics.render()
     }
 

@@ -9,6 +9,7 @@ use crate::{
     agent::{self, PodStatus, RulingStatus, SelftestStatus, Trial},
     client,
     endpoints::Endpoints,
+    issued::Held,
     text::escape,
 };
 
@@ -74,6 +75,7 @@ fn print(status: &agent::Status) {
     if unguarded > 0 {
         println!("* started before the guard ({unguarded}): what they had got by then, they have.");
     }
+    print_held(&status.credentials);
 }
 
 /// What the last self-test found, in a line; what failed first.
@@ -99,6 +101,26 @@ fn selftest(SelftestStatus { last_run, vectors }: &SelftestStatus) -> String {
         text.push_str(&format!("; can't be tried here: {not_tried}"));
     }
     text
+}
+
+/// Who may still use what enforcing does not revoke.
+fn print_held(credentials: &[Held]) {
+    if credentials.is_empty() {
+        return;
+    }
+    println!("\nDenied now, and credentials of the node's role from before are still good:");
+    let mut table = style::table(&["NAMESPACE", "SERVICE ACCOUNT", "UNTIL", "WHY"]);
+    for Held { namespace, service_account, valid_until, seen } in credentials {
+        let why = if *seen { "some were issued to it" } else { "it ran before the guard" };
+        let name = |name: &str| Cell::new(escape(name.as_bytes()));
+        table.add_row([
+            name(namespace),
+            name(service_account),
+            Cell::new(format!("{valid_until:.0}")),
+            Cell::new(why),
+        ]);
+    }
+    println!("{table}");
 }
 
 fn row(pod: &PodStatus) -> Vec<Cell> {

@@ -11,7 +11,10 @@ pub mod probe;
 mod query;
 mod raw;
 
-use std::collections::{BTreeMap, HashMap as StdHashMap};
+use std::{
+    collections::{BTreeMap, HashMap as StdHashMap},
+    io,
+};
 
 use aya::{
     Ebpf,
@@ -28,6 +31,7 @@ pub use pin::{PinError, Pins, remove_all, try_lock};
 
 use crate::endpoints::Endpoints;
 use load::Links;
+use probe::Attachment;
 
 /// The loaded programs, the map of rulings and its kin. Dropping it leaves what is pinned: without pins the programs are
 /// detached.
@@ -246,6 +250,17 @@ impl Kernel {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(source) => Err(WriteError::RemoveGate { gate, source: Box::new(source) }),
         }
+    }
+
+    /// The programs of others at the guard's hooks, at the guarded root and above it.
+    pub fn others(&self) -> io::Result<Vec<Attachment>> {
+        let own: Vec<_> = self.ebpf.programs().filter_map(|(_, own)| Some(own.info().ok()?.id())).collect();
+        let mut found = load::attachments(&self.root)?;
+        for attachment in &mut found {
+            attachment.programs.retain(|program| !own.contains(&program.id));
+        }
+        found.retain(|attachment| !attachment.programs.is_empty());
+        Ok(found)
     }
 
     /// The guarded root that the programs were loaded for.

@@ -2,6 +2,7 @@
 //! an address, a process or a path.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,14 @@ use prometheus::{
 
 use super::totals::{self, Totals};
 use crate::{
-    account::Owners, endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index,
-    reconcile::RuleNames, request::ImdsVersion,
+    account::Owners,
+    endpoints::Endpoints,
+    issued::{Held, Holder},
+    kernel::Reading,
+    kubernetes::Reason,
+    pods::Index,
+    reconcile::RuleNames,
+    request::ImdsVersion,
 };
 
 /// Everything that `/metrics` shows.
@@ -37,6 +44,7 @@ pub struct Metrics {
     requests: RequestMetrics,
     gate: GateMetrics,
     degraded: IntGaugeVec,
+    credentials_held: IntGaugeVec,
     selftest: SelftestMetrics,
 }
 
@@ -137,6 +145,13 @@ impl Metrics {
                 "When a policy was last accepted, in seconds since the epoch.",
             )?,
             selftest: SelftestMetrics::new(&registry)?,
+            credentials_held: gauges(
+                &registry,
+                "imds_guard_credentials_valid_until_timestamp_seconds",
+                "Until when a service account that is denied may hold credentials of the node's role from before, in seconds \
+                 since the epoch.",
+                &["namespace", "service_account"],
+            )?,
             degraded: gauges(
                 &registry,
                 "imds_guard_degraded",
@@ -273,6 +288,25 @@ impl Metrics {
     /// Shows whether a feature is degraded.
     pub fn set_degraded(&self, feature: &str, degraded: bool) {
         self.degraded.with_label_values(&[feature]).set(i64::from(degraded));
+    }
+
+    /// How many credentials each service account has been given, by role and version.
+    pub fn credentials_issued(&self) -> Vec<(Holder, u64)> {
+        let totals = totals::totals(&[&self.requests.credentials_issued]).into_values().flatten();
+        let account = |labels: &BTreeMap<String, String>| {
+            let label = |name| labels.get(name).cloned().unwrap_or_default();
+            (label("namespace"), label("service_account"))
+        };
+        totals.map(|(labels, count)| (account(&labels), count)).collect()
+    }
+
+    /// Shows who may hold credentials from before, and until when.
+    pub fn set_held(&self, held: &[Held]) {
+        self.credentials_held.reset();
+        for Held { namespace, service_account, valid_until, .. } in held {
+            let labels = [namespace.as_str(), service_account.as_str()];
+            self.credentials_held.with_label_values(&labels).set(valid_until.as_second());
+        }
     }
 
     /// Shows what the self-test found at a time: each vector that could be tried, and whether it was shut.
