@@ -21,10 +21,10 @@ pub struct CounterKey {
 
 /// The length of the array `OVERFLOW`: one place for every endpoint, lock, verdict and mode. It counts what
 /// `COUNTERS` had no room for, so that no attempt goes uncounted.
-pub const OVERFLOW_SLOTS: u32 = 128;
+pub const OVERFLOW_SLOTS: u32 = 256;
 
 /// The places of each endpoint.
-const SLOTS: u32 = 16;
+const SLOTS: u32 = 32;
 
 impl CounterKey {
     /// The counter of what was decided on one pod's traffic.
@@ -82,7 +82,7 @@ impl CounterKey {
     pub const fn overflow_slot(&self) -> u32 {
         let endpoint = self.endpoint as u32 % (OVERFLOW_SLOTS / SLOTS);
         let verdict = self.outcome().code() as u32 & 3;
-        endpoint * SLOTS + (self.lock as u32 & 1) * 8 + verdict * 2 + (self.mode as u32 & 1)
+        endpoint * SLOTS + (self.lock as u32 & 3) * 8 + verdict * 2 + (self.mode as u32 & 1)
     }
 
     /// The key, without a pod and a rule, that a place in `OVERFLOW` counts for.
@@ -91,7 +91,7 @@ impl CounterKey {
         let [slot, ..] = slot.to_le_bytes();
         let ruling = Ruling::new(Verdict::from_code(slot >> 1 & 3), Mode::from_code(slot & 1), 0);
         let endpoint = slot / SLOTS.to_le_bytes()[0];
-        Self::new(CgroupId::UNIDENTIFIED, endpoint, Lock::from_code(slot >> 3 & 1), ruling, Way::Direct)
+        Self::new(CgroupId::UNIDENTIFIED, endpoint, Lock::from_code(slot >> 3 & 3), ruling, Way::Direct)
     }
 }
 
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn every_overflow_slot_is_found_again() {
-        // The fourth of the two bits for a verdict is none.
-        for slot in (0..OVERFLOW_SLOTS).filter(|slot| slot >> 1 & 3 != 3) {
+        // There are three verdicts and three locks, with two bits for each.
+        for slot in (0..OVERFLOW_SLOTS).filter(|slot| slot >> 1 & 3 != 3 && slot >> 3 & 3 != 3) {
             assert_eq!(CounterKey::of_overflow_slot(slot).overflow_slot(), slot);
         }
     }

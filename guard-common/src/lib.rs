@@ -108,12 +108,14 @@ code! {
 }
 
 code! {
-    /// Which of the two locks saw the traffic.
+    /// Which of the locks saw the traffic.
     Lock, closed: Egress, {
         /// connect or sendmsg: one attempt of a process.
         Socket = 0 "socket",
         /// A packet on its way out of a socket that the first lock never judged.
         Egress = 1 "egress",
+        /// A frame on its way out of the host: of a packet socket, or sent on for somebody.
+        Uplink = 2 "uplink",
     }
 }
 
@@ -130,6 +132,8 @@ code! {
         Sendmsg6 = 3 "sendmsg6",
         /// `cgroup_skb/egress`.
         Egress = 4 "egress",
+        /// tc egress at a device that leads out of the host.
+        Uplink = 5 "uplink",
     }
 }
 
@@ -139,6 +143,7 @@ impl Hook {
     pub const fn lock(self) -> Lock {
         match self {
             Self::Egress => Lock::Egress,
+            Self::Uplink => Lock::Uplink,
             Self::Connect4 | Self::Connect6 | Self::Sendmsg4 | Self::Sendmsg6 => Lock::Socket,
         }
     }

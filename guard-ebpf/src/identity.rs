@@ -33,6 +33,14 @@ impl Ancestors {
         }
     }
 
+    /// Those of the process that made the packet's socket, if that is under the guarded root.
+    #[inline(always)]
+    pub fn of_guarded_packet(skb: *mut __sk_buff) -> Option<Self> {
+        // SAFETY: `skb` is the program's own context; the helper answers 0 for a packet without a full socket.
+        let root = unsafe { bpf_skb_ancestor_cgroup_id(skb, ROOT_LEVEL.load() as i32) };
+        (root == ROOT_ID.load()).then(|| Self::of_packet(skb))
+    }
+
     /// Those of the process that made the packet's socket.
     #[inline(always)]
     pub fn of_packet(skb: *mut __sk_buff) -> Self {

@@ -10,6 +10,8 @@
 //! | `sock_create` | a socket is made | remembers the creator, for sockets that are handed on |
 //! | `egress` | a packet leaves | the second lock: raw sockets, sockets from before the guard; sees requests to IMDS |
 //! | `ingress` | a packet comes in | sees the status of their answers |
+//! | `setsockopt` | a socket's option is set | keeps denied pods from sending frames past the queues |
+//! | `uplink` | a frame leaves the host (tc egress of each uplink) | packet sockets, and what is sent on |
 //! | `cgroup_mkdir`, `cgroup_rmdir` | the cgroup tree changes | rings the agent's bell |
 //!
 //! The maps, and who writes which, are drawn in `maps.rs`. What is decided is decided by [`guard_common::decide`].
@@ -26,6 +28,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod egress;
 #[cfg(target_arch = "bpf")]
+mod frame;
+#[cfg(target_arch = "bpf")]
 mod gate;
 #[cfg(target_arch = "bpf")]
 mod identity;
@@ -39,6 +43,10 @@ mod maps;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod request;
+#[cfg(target_arch = "bpf")]
+mod socket_option;
+#[cfg(target_arch = "bpf")]
+mod uplink;
 
 /// On the host the crate is an empty program, so that `cargo check --workspace` passes.
 #[cfg(not(target_arch = "bpf"))]

@@ -14,6 +14,7 @@
 //!     decide ──────────────────────────────────────────────────────┘
 //!        ▲
 //!   GATES      namespace, port ─▶ there: whoever asks for a gate's port itself is turned away
+//!   FORWARDED  endpoints to which the host sends nothing on for anybody
 //!   RULES      rule's id ─▶ its name, for the next agent     (the agent's own: no program reads it)
 //!   SOCKETS    socket ─▶ creator's ancestors, judged at      (kernel only, gone with the socket)
 //!   REDIRECTED socket ─▶ the address that it asked for       (kernel only, gone with the socket)
@@ -29,6 +30,7 @@
 //! | a rule's name is new | `RULES` first, then `PODS` |
 //! | a pod is named, its labels or the policy change | `PODS[pod]` |
 //! | the policy changes | `PODS[0]` |
+//! | all pods are enforced, or not all any more | `FORWARDED` last, or first |
 //! | a QoS class appears | `PODS[class]` = slice |
 //! | a pod's gate opens | `GATES[gate]` first, then `PODS[pod]` |
 //! | a pod's gate closes | `PODS[pod]` first, then `GATES[gate]` leaves |
@@ -37,7 +39,7 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
     macros::btf_map,
 };
 use guard_common::{
@@ -83,6 +85,14 @@ pub fn endpoint_of(address: Address) -> Option<EndpointId> {
     // SAFETY: the agent fills the map before it attaches, and never changes it again.
     unsafe { ENDPOINTS.get(address) }.copied()
 }
+
+/// The id of the host's network namespace.
+#[unsafe(no_mangle)]
+pub static HOST_NETWORK: Global<u64> = Global::new(0);
+
+/// One bit for each endpoint: whether nothing may be sent on to it.
+#[btf_map]
+pub static FORWARDED: Array<u32, 1> = Array::new();
 
 #[btf_map]
 pub static PODS: HashMap<CgroupId, PodEntry, 8192, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();

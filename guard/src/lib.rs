@@ -4,6 +4,7 @@
 pub mod account;
 pub mod agent;
 pub mod attempt;
+pub mod backstop;
 pub mod boot;
 pub mod canary;
 pub mod changes;

@@ -4,12 +4,16 @@
 //! process and socket in it is gone. A test that is killed leaves none behind.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::Command;
 use std::sync::Arc;
 use std::{io, process, thread};
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::process::{piped, successful};
 
 /// A network namespace. Clones are the same namespace.
 #[derive(Clone, Debug)]
@@ -43,6 +47,29 @@ impl Namespace {
     /// A path by which other processes, `ip` above all, find the namespace for as long as this value lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd())
+    }
+
+    /// Gives `lines` to iproute2 inside the namespace, in one go: a process for every line would take most of the time.
+    pub(crate) fn ip(&self, lines: &str) -> Result<()> {
+        self.feed("ip", &["-batch", "-"], lines)
+    }
+
+    /// Gives a ruleset to nft inside the namespace.
+    pub(crate) fn nft(&self, ruleset: &str) -> Result<()> {
+        self.feed("nft", &["-f", "-"], ruleset)
+    }
+
+    fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+        let output = self.run(|| {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            let mut child = piped(command).spawn().with_context(|| format!("start {program}"))?;
+            let mut stdin = child.stdin.take().context("a piped input")?;
+            stdin.write_all(input.as_bytes()).with_context(|| format!("write to {program}"))?;
+            drop(stdin);
+            child.wait_with_output().with_context(|| format!("wait for {program}"))
+        })?;
+        successful(output).map(drop).with_context(|| format!("give {program}:\n{input}"))
     }
 
     /// Sets a sysctl of this namespace, named by its path below `/proc/sys/net`. The calling thread must be inside.

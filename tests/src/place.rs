@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 
 use serde::de::DeserializeOwned;
 
-use crate::attack::{Report, Staged, Vector};
+use crate::attack::{Props, Report, Staged, Vector};
 use crate::binary::binary;
+use crate::capabilities::Capabilities;
 use crate::namespace::Namespace;
 use crate::node::Cgroup;
 use crate::process::{Process, piped, successful};
@@ -16,16 +17,17 @@ use crate::process::{Process, piped, successful};
 /// How long a program that is run to its end may take.
 const RUN_WITHIN: Duration = Duration::from_mins(1);
 
-/// Where processes run: a cgroup and a network namespace.
+/// Where processes run: a cgroup and a network namespace, and what they may do there.
 #[derive(Clone, Debug)]
 pub struct Place {
     cgroup: Cgroup,
     namespace: Namespace,
+    capabilities: Capabilities,
 }
 
 impl Place {
     pub(crate) fn new(cgroup: Cgroup, namespace: Namespace) -> Self {
-        Self { cgroup, namespace }
+        Self { cgroup, namespace, capabilities: Capabilities::All }
     }
 
     /// The folder of the cgroup.
@@ -40,7 +42,7 @@ impl Place {
 
     /// Another network in the same cgroup.
     pub(crate) fn in_namespace(&self, namespace: Namespace) -> Self {
-        Self { cgroup: self.cgroup.clone(), namespace }
+        Self { namespace, ..self.clone() }
     }
 
     /// The network of `other` in the cgroup of this one: a process that reaches into a pod from outside.
@@ -49,9 +51,15 @@ impl Place {
         self.in_namespace(other.namespace.clone())
     }
 
+    /// The same place with other capabilities.
+    #[must_use]
+    pub fn with(&self, capabilities: Capabilities) -> Self {
+        Self { capabilities, ..self.clone() }
+    }
+
     /// The same network in a new cgroup below this one.
     pub fn add_sub_cgroup(&self, name: &str) -> Result<Self> {
-        Ok(Self { cgroup: self.cgroup.create(name)?, namespace: self.namespace.clone() })
+        Ok(Self { cgroup: self.cgroup.create(name)?, ..self.clone() })
     }
 
     /// Starts a process here: in the cgroup and the network namespace from its first instruction.
@@ -61,7 +69,7 @@ impl Place {
             .write(true)
             .open(&procs)
             .with_context(|| format!("open {}", procs.display()))?;
-        Process::spawn(command, procs, &self.namespace)
+        Process::spawn(command, procs, &self.namespace, self.capabilities)
     }
 
     /// Runs a program here to its end and returns what it printed.
@@ -72,6 +80,11 @@ impl Place {
     /// Performs one attack from here.
     pub fn attack(&self, vector: Vector) -> Result<Report> {
         self.stage(vector)?.proceed()
+    }
+
+    /// Starts an attack that needs more than IMDS, up to its pause if it has one.
+    pub fn stage_with(&self, vector: Vector, props: &Props) -> Result<Staged> {
+        Staged::start_with(self, vector, props)
     }
 
     /// Turns on a gate itself from here, with arguments of `guard-attack gate`, and returns what that prints.

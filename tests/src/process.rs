@@ -16,6 +16,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid, write};
 
+use crate::capabilities::Capabilities;
 use crate::wait::wait_for;
 
 /// A child process. Dropping it kills it and waits for its end.
@@ -26,9 +27,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in a cgroup, given by its open `cgroup.procs`, and in a network namespace. Both hold from
-    /// the first instruction of the new program.
-    pub(crate) fn spawn(mut command: Command, procs: impl AsFd, namespace: impl AsFd) -> Result<Self> {
+    /// Starts `command` in a cgroup, given by its open `cgroup.procs`, and in a network namespace, with capabilities.
+    /// All hold from the first instruction of the new program.
+    pub(crate) fn spawn(
+        mut command: Command,
+        procs: impl AsFd,
+        namespace: impl AsFd,
+        capabilities: Capabilities,
+    ) -> Result<Self> {
         let described = format!("{command:?}");
         let parent = Pid::this();
         let (procs, namespace) =
@@ -41,7 +47,7 @@ impl Process {
             }
             write(&procs, b"0")?;
             setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            Ok(())
+            capabilities.keep_at_exec()
         };
         #[expect(unsafe_code, reason = "only between fork and exec can a child choose its cgroup for itself")]
         // SAFETY: between fork and exec `enter` makes system calls and nothing else: it takes no lock, allocates

@@ -30,7 +30,7 @@ fn every_vector_gets_bytes_where_nothing_guards() -> Result<()> {
 
     println!("{:24} {:>20} {:>20} {:>20}", "vector", places[0].0, places[1].0, places[2].0);
     let mut failed = BTreeMap::new();
-    for &vector in Vector::all() {
+    for vector in Vector::of_sockets() {
         let mut row = vec![format!("{:24}", vector.name())];
         for (name, place) in places {
             let report = place.attack(vector)?;

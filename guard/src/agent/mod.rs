@@ -4,6 +4,7 @@
 //! Policy, pods and cgroups come in as bells ("look again"); whatever rings, the agent reads, computes what the kernel
 //! should hold, and carries out the difference. Events and counts come up, are attributed, and go to the sinks.
 
+mod backstop;
 mod cluster;
 mod credentials;
 mod doors;
@@ -75,6 +76,8 @@ pub struct Settings {
     pub gate: GateSettings,
     /// How often the canary tries to reach IMDS.
     pub selftest_interval: Duration,
+    /// Whether packets are stopped that no hook of a socket sees.
+    pub backstop: bool,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
@@ -177,7 +180,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let pins = open_pins(&settings);
-    let mut kernel = Kernel::load(root, &settings.endpoints, pins)?;
+    let backstop::Opened { keeper, bell: mut links, host } = backstop::open(&settings);
+    let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
     let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
@@ -188,6 +192,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let imds = settings.endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it");
     let (selftest, mut canary) = Selftest::new(settings.selftest_interval, imds);
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory, selftest);
+    state.keeper = keeper;
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
     state.reload_policy();
@@ -245,6 +250,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 state.hear_canary(step);
                 cluster.lift_startup_taint(&state);
             }
+            () = links.rang() => state.keeper.links_changed(),
+            () = at(state.keeper.look_at()) => state.look_after_backstop(),
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
                     lines.write(line, &state);
@@ -299,6 +306,7 @@ fn end(state: &mut State) {
     if state.kernel.is_pinned() {
         tracing::info!("ending: the kernel goes on deciding, and who needs a gate is refused");
     } else {
+        state.remove_backstop();
         tracing::info!("ending: the programs are detached, and this node is no longer guarded");
     }
 }

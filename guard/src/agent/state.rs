@@ -14,7 +14,9 @@ use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
 use super::{
-    AgentError, PodsFrom, Settings, WALK_INTERVAL, boot_time, chain,
+    AgentError, PodsFrom, Settings, WALK_INTERVAL,
+    backstop::Keeper,
+    boot_time, chain,
     doors::Doors,
     lines::Lines,
     policy::{Change, PolicyInForce, today},
@@ -72,6 +74,7 @@ pub(super) struct State {
     pods_version: Option<Version>,
     pub(super) applied: Entries,
     pub(super) doors: Doors,
+    pub(super) keeper: Keeper,
     /// The ports of gates that were there when this agent took over, and until when they are kept.
     pub(super) former_gates: Option<(Instant, Vec<GateKey>)>,
     /// The ruling for pods that have no name, as it was written.
@@ -124,6 +127,7 @@ impl State {
             pods_version: None,
             applied: Entries::new(),
             doors: Doors::default(),
+            keeper: Keeper::default(),
             former_gates: None,
             unidentified: None,
             day: today(),
@@ -336,6 +340,7 @@ impl State {
             self.apply();
         }
         self.look_after_guard();
+        self.look_after_backstop();
         self.forget_former_gates();
         self.save_pods();
         self.speak();
@@ -415,6 +420,7 @@ impl State {
         }
         self.degrade("pods_map", !unwritten.is_empty());
         self.rule_unidentified(&unwritten);
+        self.keep_backstop();
         self.close_gates(&stale);
         self.sever();
         self.show_pods();
@@ -485,6 +491,7 @@ impl State {
             rules: &self.rules,
         };
         self.metrics.add(&added, names);
+        self.collect_backstop();
         true
     }
 

@@ -167,6 +167,7 @@ mod tests {
             workload,
             service_account: Some(ServiceAccount { uid: "2".to_owned(), role: role.map(ToOwned::to_owned) }),
             containers: [].into(),
+            addresses: vec![],
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{block_on, host::PIN_PATH};
-use crate::{canary, client, kernel, pods, sinks::api};
+use crate::{backstop, canary, client, kernel, pods, sinks::api};
 
 /// Remove the guard from this node: programs, pins, and what else stays when the agent ends.
 ///
@@ -25,6 +25,10 @@ pub(super) struct Cleanup {
     /// The socket of an agent that may still run
     #[arg(long, value_name = "PATH", default_value = client::SOCKET)]
     socket: PathBuf,
+
+    /// The host's network namespace, where the backstop is
+    #[arg(long, value_name = "PATH", default_value = "/proc/1/ns/net")]
+    host_network: PathBuf,
 
     /// A folder of an agent's, of which what it remembers is removed too
     #[arg(long, value_name = "PATH")]
@@ -75,6 +79,8 @@ impl Cleanup {
         }
         // Nobody listens there any more, or will soon not.
         let _ = std::fs::remove_file(&self.socket);
+        backstop::remove(&self.host_network)?;
+        println!("removed  the backstop in {}", self.host_network.display());
         if let Some(folder) = &self.state_dir {
             crate::memory::forget(folder)?;
             println!("removed  what was remembered in {}", folder.display());

@@ -88,6 +88,10 @@ pub(super) struct Run {
     /// How often the agent tries to reach IMDS itself, from a cgroup of its own among the pods, to see that it is refused
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     selftest_interval: Duration,
+    /// Whether packets are stopped that no hook of a socket sees (AF_PACKET and its kin), by tables of nftables and by tc
+    /// programs in the host's network
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
+    backstop: Switch,
 
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -120,6 +124,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| format!("`{text}` is no time such as `60s` or `5m`"))
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -181,6 +191,7 @@ impl Run {
                 requests_per_second: self.imds_requests_per_second,
             },
             selftest_interval: self.selftest_interval,
+            backstop: matches!(self.backstop, Switch::On),
             events: self.events,
             listen: self.listen,
             socket: self.socket,

@@ -69,18 +69,18 @@ struct Create {
 
 #[repr(C)]
 #[derive(Default)]
-struct Update {
-    link: u32,
-    program: u32,
-    flags: u32,
-    old_program: u32,
+pub(super) struct Update {
+    pub(super) link: u32,
+    pub(super) program: u32,
+    pub(super) flags: u32,
+    pub(super) old_program: u32,
 }
 
 #[repr(C)]
-struct QueryInfo {
-    object: u32,
-    length: u32,
-    info: u64,
+pub(super) struct QueryInfo {
+    pub(super) object: u32,
+    pub(super) length: u32,
+    pub(super) info: u64,
 }
 
 /// `struct bpf_link_info` of a cgroup's link.

@@ -10,9 +10,11 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapError},
-    programs::{CgroupSkb, CgroupSock, CgroupSockAddr, ProgramError, RawTracePoint},
+    programs::{
+        CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, ProgramError, RawTracePoint, SchedClassifier,
+    },
 };
-use guard_common::{Address, CgroupId, EndpointId};
+use guard_common::{Address, CgroupId, EndpointId, NamespaceCookie};
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::{
@@ -20,6 +22,7 @@ use super::{
     pin::{self, PinError, Pins},
     probe::{self, Attachment, Support},
     query::{HOOKS, query},
+    uplink,
 };
 use crate::endpoints::Endpoints;
 
@@ -125,6 +128,7 @@ impl GuardedRoot {
 pub(super) fn load(
     root: &GuardedRoot,
     endpoints: &Endpoints,
+    host: Option<NamespaceCookie>,
     pins: Option<&Pins>,
 ) -> Result<Ebpf, LoadError> {
     raise_locked_memory();
@@ -145,6 +149,8 @@ pub(super) fn load(
         .override_global("HAS_SET_RETVAL", &has_set_retval, true)
         .override_global("ENDPOINT_BITS", &endpoint_bits, true)
         .override_global("IMDS_ENDPOINT", &imds, true)
+        // No namespace has the id 0.
+        .override_global("HOST_NETWORK", &host.map_or(0, |host| host.0), true)
         .override_global("AUDITS_REQUESTS", &audits_requests, true)
         .load(OBJECT)
         .map_err(|source| LoadError::Object(Box::new(source)))?;
@@ -192,7 +198,21 @@ fn try_request_audit() -> Support {
     Support::Yes
 }
 
-/// Loads every program: the verifier's time is spent before anything is taken over.
+/// The program that looks at options of sockets, and its hook.
+pub(super) const OPTIONS: &str = "setsockopt";
+const OPTIONS_HOOK: (&str, u32) = ("cgroup/setsockopt", 22);
+
+/// The hooks at which there are programs here: all that the guard can't do without, and what else the kernel took.
+fn hooks(ebpf: &Ebpf) -> impl Iterator<Item = (&'static str, u32)> {
+    HOOKS.into_iter().chain(Some(OPTIONS_HOOK).filter(|_| is_loaded(ebpf, OPTIONS)))
+}
+
+pub(super) fn is_loaded(ebpf: &Ebpf, name: &str) -> bool {
+    ebpf.program(name).is_some_and(|program| program.fd().is_ok())
+}
+
+/// Loads every program: the verifier's time is spent before anything is taken over. Those of the backstop are for kernels
+/// that take them.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     macro_rules! each {
         ($kind:ty: $($name:literal),+) => {$(
@@ -207,6 +227,13 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         CgroupSockAddr:
         "bind4", "bind6", "getpeername4", "getpeername6", "connect4", "connect6", "sendmsg4", "sendmsg6"
     );
+    let refused = |name: &str, error: &ProgramError| {
+        tracing::debug!(name, error = probe::innermost(error), "the kernel does not take a program");
+    };
+    let _ = program::<CgroupSockopt>(ebpf, OPTIONS)?.load().inspect_err(|error| refused(OPTIONS, error));
+    let _ = program::<SchedClassifier>(ebpf, uplink::PROGRAM)?
+        .load()
+        .inspect_err(|error| refused(uplink::PROGRAM, error));
     Ok(())
 }
 
@@ -218,8 +245,7 @@ pub(super) type Links = Vec<(&'static str, CgroupLink)>;
 pub(super) fn attach(ebpf: &Ebpf, root: &GuardedRoot, pins: Option<&Pins>) -> Result<Links, LoadError> {
     let folder =
         fs::File::open(&root.path).map_err(|source| LoadError::Root { path: root.path.clone(), source })?;
-    HOOKS
-        .into_iter()
+    hooks(ebpf)
         .map(|(hook, attach_type)| {
             let name = program_at(hook);
             let missing = LoadError::Missing { what: "program", name };
@@ -267,7 +293,7 @@ fn program_at(hook: &'static str) -> &'static str {
 pub(super) fn check(ebpf: &Ebpf, root: &GuardedRoot) -> Result<(), CheckError> {
     let asked = |source| CheckError::Query { path: root.path.clone(), source };
     let folder = fs::File::open(&root.path).map_err(asked)?;
-    for (hook, attach_type) in HOOKS {
+    for (hook, attach_type) in hooks(ebpf) {
         let name = program_at(hook);
         let (_, attached) = query(&folder, attach_type).map_err(asked)?;
         let own = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());

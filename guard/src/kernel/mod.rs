@@ -10,17 +10,20 @@ mod pin;
 pub mod probe;
 mod query;
 mod raw;
+mod uplink;
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     io,
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData, MapError},
 };
-use guard_common::{CgroupId, Gate, GateKey, MAX_RULES, PodEntry, RuleId, RuleLabel};
+use guard_common::{
+    CgroupId, EndpointId, Gate, GateKey, MAX_RULES, NamespaceCookie, PodEntry, RuleId, RuleLabel,
+};
 
 pub use aya::maps::MapError as ReadError;
 pub use books::{Books, CountersId};
@@ -28,8 +31,9 @@ pub use counters::{Counters, Reading};
 pub use events::{CgroupBell, Events, KernelLog, Requests};
 pub use load::{CheckError, GuardedRoot, LoadError};
 pub use pin::{PinError, Pins, remove_all, try_lock};
+pub use uplink::UplinkError;
 
-use crate::endpoints::Endpoints;
+use crate::{backstop::Uplink, endpoints::Endpoints};
 use load::Links;
 use probe::Attachment;
 
@@ -41,8 +45,10 @@ pub struct Kernel {
     pods: HashMap<MapData, CgroupId, PodEntry>,
     gates: HashMap<MapData, GateKey, u8>,
     rules: HashMap<MapData, RuleId, RuleLabel>,
+    forwarded: Array<MapData, u32>,
     pins: Option<Pins>,
     links: Links,
+    uplinks: uplink::Links,
 }
 
 /// What could not be written.
@@ -66,6 +72,8 @@ pub enum WriteError {
         #[source]
         source: Box<MapError>,
     },
+    #[error("write down to which endpoints nothing is sent on")]
+    SetForwarded(#[source] Box<MapError>),
     #[error("write down that port {} is a gate's", .gate.port)]
     SetGate {
         gate: Gate,
@@ -82,14 +90,23 @@ pub enum WriteError {
 
 impl Kernel {
     /// Loads the programs for a guarded root, with the maps that are pinned. Nothing is attached or changed yet.
-    pub fn load(root: GuardedRoot, endpoints: &Endpoints, pins: Option<Pins>) -> Result<Self, LoadError> {
-        let mut ebpf = load::load(&root, endpoints, pins.as_ref())?;
+    pub fn load(
+        root: GuardedRoot,
+        endpoints: &Endpoints,
+        host: Option<NamespaceCookie>,
+        pins: Option<Pins>,
+    ) -> Result<Self, LoadError> {
+        let mut ebpf = load::load(&root, endpoints, host, pins.as_ref())?;
         load::load_programs(&mut ebpf)?;
         let pods = typed(take(&mut ebpf, "PODS")?, "PODS")?;
         let gates = typed(take(&mut ebpf, "GATES")?, "GATES")?;
         let rules = rules_map(pins.as_ref())
             .map_err(|source| LoadError::Map { name: "RULES", source: Box::new(source) })?;
-        let mut kernel = Self { ebpf, root, pods, gates, rules, pins, links: Links::new() };
+        let forwarded = take(&mut ebpf, "FORWARDED")?
+            .try_into()
+            .map_err(|source| LoadError::Map { name: "FORWARDED", source: Box::new(source) })?;
+        let (links, uplinks) = (Links::new(), uplink::Links::new());
+        let mut kernel = Self { ebpf, root, pods, gates, rules, forwarded, pins, links, uplinks };
         if let Some(pins) = &mut kernel.pins {
             pins.keep_maps()?;
         }
@@ -263,10 +280,31 @@ impl Kernel {
         Ok(found)
     }
 
+    /// Has nothing sent on to these endpoints any more, whoever sends it, and to the others again.
+    pub fn set_forwarded(&mut self, denied: impl Iterator<Item = EndpointId>) -> Result<(), WriteError> {
+        let endpoints = denied.fold(0_u32, |bits, endpoint| bits | 1 << endpoint);
+        self.forwarded.set(0, endpoints, 0).map_err(|source| WriteError::SetForwarded(Box::new(source)))
+    }
+
+    /// Attaches the last lock to the devices that lead out of the host. The calling thread must be in its network.
+    pub fn attach_uplinks(&mut self, uplinks: &BTreeSet<Uplink>) -> Result<(), UplinkError> {
+        uplink::attach(&mut self.ebpf, self.pins.as_ref(), &mut self.uplinks, uplinks)
+    }
+
+    /// Whether the kernel took the program that keeps denied pods from frames past the queues.
+    pub fn judges_options(&self) -> bool {
+        load::is_loaded(&self.ebpf, load::OPTIONS)
+    }
+
     /// The guarded root that the programs were loaded for.
     pub fn root(&self) -> &GuardedRoot {
         &self.root
     }
+}
+
+/// Takes the last lock's filters away from devices, where it is no link. The calling thread must be in the host's network.
+pub fn remove_uplink_filters(devices: &[String]) {
+    uplink::remove_filters(devices);
 }
 
 fn typed<K: aya::Pod, V: aya::Pod>(

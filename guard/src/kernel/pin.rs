@@ -30,9 +30,10 @@ use super::{link::CgroupLink, raw::Object};
 use crate::endpoints::Endpoints;
 
 /// The maps that are pinned: all but those of the bell and of the programs' own log.
-pub(super) const MAPS: [&str; 13] = [
+pub(super) const MAPS: [&str; 14] = [
     "PODS",
     "GATES",
+    "FORWARDED",
     "ENDPOINTS",
     "COUNTERS",
     "OVERFLOW",

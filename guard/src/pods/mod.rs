@@ -12,7 +12,7 @@ mod mount;
 pub(crate) mod object;
 mod tree;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,9 @@ pub struct Pod {
     pub service_account: Option<ServiceAccount>,
     /// The names of its containers, init and ephemeral ones too, by the ids of their last start.
     pub containers: BTreeMap<ContainerId, String>,
+    /// Where its network has them: they say where its packets come from, and never who it is.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What is known of a service account beside its name.

@@ -3,7 +3,7 @@
 //! Whatever else an object holds is skipped while it is read, so a large list costs little memory. Every field may
 //! be absent or null: which of them a pod must have is decided where it is made.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
@@ -82,6 +82,14 @@ pub(crate) struct Status {
     regular: Vec<ContainerStatus>,
     #[serde(rename = "ephemeralContainerStatuses", deserialize_with = "null_as_empty")]
     ephemeral: Vec<ContainerStatus>,
+    #[serde(rename = "podIPs", deserialize_with = "null_as_empty")]
+    addresses: Vec<PodAddress>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodAddress {
+    #[serde(default)]
+    ip: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -145,6 +153,7 @@ impl Object {
             },
             service_account: surroundings.get(&self.service_account()).and_then(Metadata::service_account),
             containers: status.containers(),
+            addresses: status.addresses(),
         })
     }
 
@@ -261,6 +270,11 @@ impl Spec {
 }
 
 impl Status {
+    /// The addresses that are any.
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.iter().filter_map(|address| address.ip.parse().ok()).collect()
+    }
+
     fn containers(&self) -> BTreeMap<ContainerId, String> {
         [&self.init, &self.regular, &self.ephemeral]
             .into_iter()
@@ -317,6 +331,7 @@ mod tests {
             workload,
             service_account: None,
             containers: [].into(),
+            addresses: vec![],
         };
         assert_eq!(pod, expected);
         let nulls = mk_pod(|object| {

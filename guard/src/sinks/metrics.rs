@@ -17,6 +17,7 @@ use prometheus::{
 use super::totals::{self, Totals};
 use crate::{
     account::Owners,
+    backstop::Met,
     endpoints::Endpoints,
     issued::{Held, Holder},
     kernel::Reading,
@@ -31,6 +32,8 @@ pub struct Metrics {
     registry: Registry,
     attempts: IntCounterVec,
     egress_packets: IntCounterVec,
+    packet_socket_frames: IntCounterVec,
+    backstop_packets: IntCounterVec,
     rule_hits: IntCounterVec,
     rule_expiry: IntGaugeVec,
     events_lost: IntCounterVec,
@@ -92,6 +95,20 @@ impl Metrics {
                 "Packets to a protected endpoint from sockets that no other hook has judged, and all that are dropped: \
                  from raw sockets and connections from before the guard.",
                 &attempt_labels,
+            )?,
+            packet_socket_frames: counters(
+                &registry,
+                "imds_guard_packet_socket_frames_total",
+                "Frames of packet sockets to a protected endpoint, where they leave the host; and those of others that \
+                 are dropped there, with empty labels.",
+                &attempt_labels,
+            )?,
+            backstop_packets: counters(
+                &registry,
+                "imds_guard_backstop_packets_total",
+                "Packets to a protected endpoint that the host's packet filter met: what pods had sent on, and frames \
+                 past the queues.",
+                &["place", "action"],
             )?,
             rule_hits: counters(
                 &registry,
@@ -217,6 +234,7 @@ impl Metrics {
             match key.lock() {
                 Lock::Socket => self.attempts.with_label_values(&labels).inc_by(*count),
                 Lock::Egress => self.egress_packets.with_label_values(&labels).inc_by(*count),
+                Lock::Uplink => self.packet_socket_frames.with_label_values(&labels).inc_by(*count),
             }
             self.rule_hits.with_label_values(&[names.rules.name(key.rule)]).inc_by(*count);
         }
@@ -236,10 +254,12 @@ impl Metrics {
         self.requests.know_roles(totals);
     }
 
-    fn lasting(&self) -> [&IntCounterVec; 8] {
+    /// Not those of the packet filter: it keeps its counters itself.
+    fn lasting(&self) -> [&IntCounterVec; 9] {
         [
             &self.attempts,
             &self.egress_packets,
+            &self.packet_socket_frames,
             &self.rule_hits,
             &self.events_lost,
             &self.requests.requests,
@@ -247,6 +267,14 @@ impl Metrics {
             &self.gate.severed,
             &self.selftest.failures,
         ]
+    }
+
+    /// Adds what the packet filter met since the last time.
+    pub fn add_backstop(&self, met: &[Met]) {
+        for Met { place, dropped, packets } in met {
+            let labels = [place.as_str(), if *dropped { "drop" } else { "pass" }];
+            self.backstop_packets.with_label_values(&labels).inc_by(*packets);
+        }
     }
 
     /// Counts an event that was lost on its way from the ring buffer to the log.

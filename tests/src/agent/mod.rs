@@ -100,6 +100,8 @@ impl Agent {
     pub fn clean_up(&self, node: &Node) -> Result<String> {
         let mut command = Command::new(binary("imds-guard")?);
         command.arg("cleanup").arg("--pin-path").arg(node.pin_path()).arg("--socket").arg(self.socket());
+        // Never this machine's own network.
+        command.args(["--host-network", "/proc/self/ns/net"]);
         successful(node.outside().run(command)?)
     }
 

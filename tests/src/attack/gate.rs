@@ -10,7 +10,8 @@ use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::{SYN_ACK, ip_packet, is_from, payload, syn_to};
+use super::frame::{SYN_ACK, checksum};
+use super::packet::{ip_packet, is_from, payload, syn_to};
 use super::{Outcome, PATIENCE, stream};
 
 /// What came of trying to listen on a port, by the address.
@@ -164,7 +165,7 @@ fn link_number(number: libc::c_int) -> u16 {
 fn complete_header(packet: &mut [u8]) {
     let length = u16::try_from(packet.len()).unwrap_or_default();
     packet[2..4].copy_from_slice(&length.to_be_bytes());
-    let sum = super::packet::checksum(&packet[..20]);
+    let sum = checksum(&packet[..20]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 

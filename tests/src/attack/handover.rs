@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::{self, Command, Stdio};
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket};
 
 use super::{Outcome, PATIENCE, Report, Target, Vector, stream};
@@ -17,6 +18,26 @@ pub fn give_socket() -> io::Result<()> {
     let stdin = io::stdin().as_raw_fd();
     sendmsg::<()>(stdin, &[IoSlice::new(b"s")], &rights, MsgFlags::empty(), None)?;
     Ok(())
+}
+
+/// Two sockets of a process, by their descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub unconnected: i32,
+    pub connected: i32,
+}
+
+/// Makes a socket, connects another one to the target, has both told, and holds them until a line comes in.
+pub fn hold_sockets<E>(target: &Target, tell: impl FnOnce(&Held) -> Result<(), E>) -> io::Result<()>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let unconnected = stream::open(Domain::IPV4, Protocol::TCP)?;
+    let connected = stream::open(Domain::IPV4, Protocol::TCP)?;
+    connected.connect(&target.v4().into())?;
+    tell(&Held { unconnected: unconnected.as_raw_fd(), connected: connected.as_raw_fd() })
+        .map_err(io::Error::other)?;
+    io::stdin().read_line(&mut String::new()).map(drop)
 }
 
 /// Takes a socket from the standard input, the other end of [`give_socket`], and connects it.

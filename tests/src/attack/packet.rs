@@ -6,12 +6,10 @@ use std::time::Instant;
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::frame::{SYN, SYN_ACK, checksum};
+use super::handmade::port_of_nobody;
 use super::{PATIENCE, Target};
 
-/// The source port of hand-made segments; the kernel has no socket on it.
-const SOURCE_PORT: u16 = 44_444;
-const SYN: u8 = 0x02;
-pub(super) const SYN_ACK: u8 = 0x12;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
@@ -71,7 +69,7 @@ fn await_syn_ack(socket: &Socket, target: &Target) -> io::Result<usize> {
         is_from(packet, target.ipv4)
             && payload(packet).is_some_and(|segment| {
                 segment.get(..2) == Some(&target.port.to_be_bytes())
-                    && segment.get(2..4) == Some(&SOURCE_PORT.to_be_bytes())
+                    && segment.get(2..4) == Some(&port_of_nobody().to_be_bytes())
                     && segment.get(13) == Some(&SYN_ACK)
             })
     })
@@ -104,7 +102,7 @@ fn syn(source: Ipv4Addr, target: &Target) -> Vec<u8> {
 
 pub(super) fn syn_to(source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut segment = vec![0; 20];
-    segment[0..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
+    segment[0..2].copy_from_slice(&port_of_nobody().to_be_bytes());
     segment[2..4].copy_from_slice(&port.to_be_bytes());
     segment[4..8].copy_from_slice(&process::id().to_be_bytes());
     segment[12] = 5 << 4;
@@ -134,13 +132,6 @@ fn echo_request(kind: u8) -> Vec<u8> {
     let sum = checksum(&message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     message
-}
-
-/// The internet checksum of an even number of bytes.
-pub(super) fn checksum(bytes: &[u8]) -> u16 {
-    let sum = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded + (folded >> 16)) & 0xffff).unwrap_or_default()
 }
 
 pub(super) fn is_from(packet: &[u8], source: Ipv4Addr) -> bool {

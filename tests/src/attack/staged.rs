@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
-use super::{Blow, Outcome, PATIENCE, Report, Tally, Vector};
+use super::{Blow, Conversation, Held, Outcome, PATIENCE, Props, Report, Tally, Vector};
 use crate::binary::binary;
 use crate::place::Place;
 use crate::process::{Process, piped, successful};
@@ -45,10 +45,16 @@ pub struct Staged {
 
 impl Staged {
     pub(crate) fn start(place: &Place, vector: Vector) -> Result<Self> {
+        Self::start_with(place, vector, &Props::default())
+    }
+
+    pub(crate) fn start_with(place: &Place, vector: Vector, props: &Props) -> Result<Self> {
         if vector == Vector::ScmRights {
             return Self::start_handover(place, place);
         }
-        let mut attacker = place.spawn(piped(command(place, vector)?))?;
+        let mut command = command(place, vector)?;
+        command.args(props.to_arguments());
+        let mut attacker = place.spawn(piped(command))?;
         let early = match vector.pauses().then(|| attacker.read_line()).transpose()? {
             Some(line) if line != READY => Some(parse(&line)?),
             _ => None,
@@ -84,6 +90,22 @@ impl Place {
     /// Connects here, with [`Vector::ScmRights`], a socket that a process in another place made and handed over.
     pub fn attack_with_socket_of(&self, giver: &Self) -> Result<Report> {
         Staged::start_handover(giver, self)?.proceed()
+    }
+
+    /// Opens a connection to IMDS by hand from here, and leaves it to whoever comes after.
+    pub fn begin_conversation(&self) -> Result<Conversation> {
+        let mut command = Command::new(binary("guard-attack")?);
+        command.arg("begin-conversation");
+        parse(&successful(self.run(command)?)?)
+    }
+
+    /// Starts a process here that holds sockets, for as long as it lives.
+    pub fn hold_sockets(&self) -> Result<(Process, Held)> {
+        let mut command = Command::new(binary("guard-attack")?);
+        command.arg("hold-sockets");
+        let mut holder = self.spawn(piped(command))?;
+        let held = parse(&holder.read_line()?)?;
+        Ok((holder, held))
     }
 
     /// Makes exactly so many attempts, as fast as one process can.

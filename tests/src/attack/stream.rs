@@ -11,7 +11,7 @@ use super::staged::pause;
 use super::{PATIENCE, Target};
 
 /// What version 1 of IMDS answers with the name of the node's role.
-const REQUEST: &[u8] = b"GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\n\
+pub(super) const REQUEST: &[u8] = b"GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\n\
     Host: 169.254.169.254\r\nConnection: close\r\n\r\n";
 
 pub(super) fn tcp(target: &Target) -> io::Result<usize> {

@@ -12,7 +12,7 @@ use std::{fs, thread};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use guard_tests::attack::http::Family;
-use guard_tests::attack::{self, Blow, Target, Vector, http};
+use guard_tests::attack::{self, Blow, Props, Target, Vector, http};
 use guard_tests::simulator::{IMDS_V4, IMDS_V6};
 use serde::Serialize;
 
@@ -26,12 +26,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Perform attacks, all of them if none is named
+    /// Perform attacks, all of those by sockets if none is named
     Run {
         vectors: Vec<Vector>,
         /// Move into this cgroup first
         #[arg(long)]
         move_to: Option<PathBuf>,
+        #[command(flatten)]
+        props: Props,
         #[command(flatten)]
         target: TargetArguments,
     },
@@ -66,6 +68,13 @@ enum Command {
     /// Turn on a gate itself
     #[command(subcommand)]
     Gate(Gate),
+    /// Open a connection to IMDS by hand, leave it, and print what it takes to go on with it
+    BeginConversation,
+    /// Make a 32-bit program's system call: the kernel ends who makes one where it takes none
+    #[command(name = attack::PROBE)]
+    ProbeCompat,
+    /// Hold two sockets, one that is connected to IMDS and one that is not, until a line comes in
+    HoldSockets,
     /// Hand an unconnected TCP socket over to `run scm-rights`, through a unix socket on both standard inputs
     GiveSocket,
 }
@@ -101,30 +110,40 @@ struct TargetArguments {
 
 impl From<TargetArguments> for Target {
     fn from(TargetArguments { ipv4, ipv6, port, cgroup }: TargetArguments) -> Self {
-        Self { ipv4, ipv6, port, cgroup }
+        Self { ipv4, ipv6, port, cgroup, props: Props::default() }
     }
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Run { vectors, move_to, target } => {
+        Command::Run { vectors, move_to, props, target } => {
             if let Some(cgroup) = move_to {
                 fs::write(cgroup.join("cgroup.procs"), "0")
                     .with_context(|| format!("enter {}", cgroup.display()))?;
             }
-            run(&vectors, &target.into())
+            run(&vectors, &Target { props, ..target.into() })
         }
         Command::Hammer { kind, attempts, target } => print(&attack::hammer(kind, &target.into(), attempts)?),
         Command::Siege { vector, seconds, target } => siege(vector, seconds, &target.into()),
         Command::Http { list: true, .. } => list(),
         Command::Http { names, family, target, .. } => http(&names, family, &target.into()),
         Command::Gate(gate) => turn_on(gate),
+        Command::BeginConversation => {
+            print(&attack::begin_conversation(&imds()).context("begin a conversation")?)
+        }
+        Command::ProbeCompat => attack::probe().context("make a 32-bit system call"),
+        Command::HoldSockets => attack::hold_sockets(&imds(), print).context("hold sockets"),
         Command::GiveSocket => attack::give_socket().context("hand a socket over"),
     }
 }
 
+fn imds() -> Target {
+    Target { ipv4: IMDS_V4, ipv6: IMDS_V6, port: 80, cgroup: None, props: Props::default() }
+}
+
 fn run(vectors: &[Vector], target: &Target) -> Result<()> {
-    let vectors = if vectors.is_empty() { Vector::all() } else { vectors };
+    let of_sockets: Vec<Vector> = Vector::of_sockets().collect();
+    let vectors = if vectors.is_empty() { &of_sockets } else { vectors };
     vectors.iter().try_for_each(|vector| print(&vector.perform(target)))
 }
 

@@ -14,6 +14,7 @@ mod cgroup;
 mod list;
 mod names;
 mod network;
+mod permissive;
 mod pod;
 
 use std::fs;
@@ -35,7 +36,9 @@ pub use cgroup::Cgroup;
 use cgroup::Tree;
 use list::{Entry, PodList};
 pub use names::Driver;
+pub use network::Layout;
 use network::{Network, PodNetwork};
+pub use permissive::Permissive;
 pub use pod::{PodHandle, PodSpec, Qos};
 
 /// A node with a simulator of IMDS behind it. Dropping it ends its processes and removes its cgroups and
@@ -58,17 +61,22 @@ pub struct Node {
 impl Node {
     /// Makes a node whose IMDS answers version 1 as well as 2, and removes what dead tests left behind.
     pub fn new(driver: Driver) -> Result<Self> {
-        Self::with_endpoints(driver, &Endpoint::on_eks())
+        Self::with(driver, Layout::Links, &Endpoint::on_eks())
     }
 
     /// The same, but nobody listens where IMDS should be: whoever wants to may stand there, see [`Self::beyond`].
     pub fn without_imds(driver: Driver) -> Result<Self> {
-        Self::with_endpoints(driver, &[])
+        Self::with(driver, Layout::Links, &[])
     }
 
-    fn with_endpoints(driver: Driver, endpoints: &[Endpoint]) -> Result<Self> {
+    /// A node whose pods are on one bridge.
+    pub fn on_bridge(driver: Driver) -> Result<Self> {
+        Self::with(driver, Layout::Bridge, &Endpoint::on_eks())
+    }
+
+    fn with(driver: Driver, layout: Layout, endpoints: &[Endpoint]) -> Result<Self> {
         let tree = Tree::create()?;
-        let network = Network::create()?;
+        let network = Network::create(layout)?;
         let simulator = Simulator::start(Some(network.imds.clone()), endpoints, Versions::V1AndV2)?;
         let guarded_root = tree.root.create(driver.guarded_root())?;
         for qos in [Qos::Burstable, Qos::BestEffort] {
@@ -145,7 +153,33 @@ impl Node {
 
     /// Makes a pod.
     pub fn pod(&self, spec: PodSpec) -> Result<PodHandle> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.pod_with_number(spec, self.number())
+    }
+
+    /// Deletes a pod, and makes another one that gets its addresses, as they are used again sooner or later.
+    pub fn pod_in_place_of(&self, predecessor: PodHandle, spec: PodSpec) -> Result<PodHandle> {
+        let number = predecessor.number();
+        // Its network goes some time after it; its link goes at once.
+        self.network.remove_link(number)?;
+        predecessor.delete()?;
+        self.pod_with_number(spec, number)
+    }
+
+    /// Gives a pod one more device, without a route over it.
+    pub fn add_device(&self, pod: &PodHandle, device: &str) -> Result<()> {
+        self.network.add_device(self.number(), pod.namespace(), device)
+    }
+
+    /// Gives the node one more link to IMDS, without a route over it.
+    pub fn add_uplink(&self, device: &str) -> Result<()> {
+        self.network.add_uplink(self.number(), device)
+    }
+
+    fn number(&self) -> u16 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn pod_with_number(&self, spec: PodSpec, number: u16) -> Result<PodHandle> {
         let network = if spec.host_network {
             PodNetwork { namespace: self.network.node.clone(), addresses: Network::node_addresses() }
         } else {
@@ -168,12 +202,12 @@ impl Node {
         let pause = entry.spec.has_pause.then(|| self.sandbox(&cgroup, &network.namespace)).transpose()?;
         let container =
             Place::new(cgroup.create(&self.driver.container(&entry.container_id))?, network.namespace);
-        Ok(PodHandle::new(cgroup, container, pause, began, entry, self.pods.clone()))
+        Ok(PodHandle::new(number, cgroup, container, pause, began, entry, self.pods.clone()))
     }
 
     /// Makes a pod's sandbox anew, as the kubelet does after its process has died: the same cgroup, another network.
     pub fn restart_sandbox(&self, pod: &mut PodHandle) -> Result<()> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.number();
         let PodNetwork { namespace, addresses } = self.network.add_pod(number)?;
         pod.end_sandbox();
         let pause = self.sandbox(pod.pod_cgroup(), &namespace)?;

@@ -70,6 +70,7 @@ impl PodSpec {
 #[derive(Debug)]
 pub struct PodHandle {
     uid: String,
+    number: u16,
     cgroup: Cgroup,
     container: Place,
     pause: Option<Process>,
@@ -80,6 +81,7 @@ pub struct PodHandle {
 
 impl PodHandle {
     pub(super) fn new(
+        number: u16,
         cgroup: Cgroup,
         container: Place,
         pause: Option<Process>,
@@ -89,12 +91,17 @@ impl PodHandle {
     ) -> Self {
         let (uid, addresses) = (entry.uid.clone(), entry.addresses.clone());
         list.insert(entry);
-        Self { uid, cgroup, container, pause, began, addresses, list }
+        Self { uid, number, cgroup, container, pause, began, addresses, list }
     }
 
     /// Its uid, as Kubernetes writes it.
     pub fn uid(&self) -> &str {
         &self.uid
+    }
+
+    /// The number that its addresses are made from.
+    pub(super) fn number(&self) -> u16 {
+        self.number
     }
 
     /// Its pod-level cgroup, one above that of its container.

@@ -17,6 +17,7 @@ fn mk_terms(verdict: Verdict, mode: Mode, filter: Option<Filter>) -> Terms {
         workload,
         service_account: Some(ServiceAccount { uid: "2".to_owned(), role: None }),
         containers: [].into(),
+        addresses: vec![],
     };
     Terms {
         cgroup: CgroupId(1),

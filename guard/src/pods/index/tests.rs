@@ -17,6 +17,7 @@ fn mk_pod(name: &str, containers: &[(&str, &str)]) -> Arc<Pod> {
         workload: Workload { namespace: "payments".to_owned(), ..Workload::default() },
         service_account: None,
         containers: containers.iter().map(|(id, name)| (ContainerId::new(*id), (*name).to_owned())).collect(),
+        addresses: vec![],
     })
 }
 

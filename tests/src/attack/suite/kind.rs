@@ -1,0 +1,65 @@
+use std::fmt;
+
+use crate::Capabilities;
+
+/// A kind of pod that attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kind {
+    pub host_network: bool,
+    pub capabilities: Capabilities,
+}
+
+impl Kind {
+    /// Every kind, in the order of the table's columns.
+    pub const ALL: [Self; 6] = [
+        Self::on_pod_network(Capabilities::None),
+        Self::on_pod_network(Capabilities::Default),
+        Self::on_pod_network(Capabilities::NetAdmin),
+        Self::on_host_network(Capabilities::None),
+        Self::on_host_network(Capabilities::Default),
+        Self::on_host_network(Capabilities::NetAdmin),
+    ];
+
+    const fn on_pod_network(capabilities: Capabilities) -> Self {
+        Self { host_network: false, capabilities }
+    }
+
+    const fn on_host_network(capabilities: Capabilities) -> Self {
+        Self { host_network: true, capabilities }
+    }
+
+    /// Whether it may use raw and packet sockets.
+    pub fn has_net_raw(self) -> bool {
+        self.capabilities != Capabilities::None
+    }
+
+    /// Whether it may change its network.
+    pub fn has_net_admin(self) -> bool {
+        matches!(self.capabilities, Capabilities::NetAdmin | Capabilities::All)
+    }
+
+    /// A name that may stand in a service account's.
+    pub fn account(self) -> String {
+        let network = if self.host_network { "host" } else { "pod" };
+        let capabilities = match self.capabilities {
+            Capabilities::None => "hardened",
+            Capabilities::Default => "default",
+            Capabilities::NetAdmin => "net-admin",
+            Capabilities::All => "privileged",
+        };
+        format!("{network}-{capabilities}")
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = if self.host_network { "hostNetwork" } else { "pod" };
+        let capabilities = match self.capabilities {
+            Capabilities::None => ", no capabilities",
+            Capabilities::Default => "",
+            Capabilities::NetAdmin => " with NET_ADMIN",
+            Capabilities::All => ", privileged",
+        };
+        write!(f, "{network}{capabilities}")
+    }
+}
