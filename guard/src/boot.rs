@@ -7,6 +7,7 @@
 //! and the agent takes over what is pinned. Gates are the agent's: who needs one is refused until it runs.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -17,8 +18,8 @@ use guard_common::CgroupId;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::{
+    backstop::{Backstop, BackstopError, Known, Parts, Wanted},
     endpoints::Endpoints,
-    gate,
     kernel::{GuardedRoot, Kernel, LoadError, PinError, Pins, WriteError},
     memory::{Memory, MemoryError},
     pods::{self, Index},
@@ -34,18 +35,20 @@ pub struct BootSettings {
     pub guarded_root: PathBuf,
     pub state_folder: PathBuf,
     pub pin_path: PathBuf,
+    /// The host's network namespace.
+    pub host_network: PathBuf,
     pub endpoints: Endpoints,
 }
 
 /// What became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Booted {
     /// No agent has run here yet: there is no policy to guard by.
     NothingRemembered,
     /// Programs stand already: an agent runs, or has run since the node's start.
     Stands,
     /// By this policy, with rulings for so many pods.
-    Guarded { policy: String, pods: usize },
+    Guarded { policy: String, pods: usize, backstop: Parts },
 }
 
 /// Why the node can't be guarded yet.
@@ -73,9 +76,11 @@ pub enum BootError {
     Kernel(#[from] LoadError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error(transparent)]
+    Backstop(#[from] BackstopError),
 }
 
-/// Guards the node by what is remembered.
+/// Guards the node by what is remembered. It must be called inside a runtime.
 pub fn boot(settings: &BootSettings) -> Result<Booted, BootError> {
     let memory = Memory::open(&settings.state_folder)?;
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
@@ -87,15 +92,17 @@ pub fn boot(settings: &BootSettings) -> Result<Booted, BootError> {
     make(&path)?;
     let root = GuardedRoot::open(&settings.cgroup_mount, &settings.guarded_root)?;
     let pins = Pins::open(&settings.pin_path, &settings.endpoints)?;
-    let mut kernel = Kernel::load(root, &settings.endpoints, gate::own_namespace().ok(), Some(pins))?;
+    let (mut backstop, _) = Backstop::open(&settings.host_network)?;
+    let mut kernel = Kernel::load(root, &settings.endpoints, backstop.host()?, Some(pins))?;
     if !kernel.try_own()? || kernel.check_pinned() {
         return Ok(Booted::Stands);
     }
     let index = remembered_pods(&memory, &path)?;
     let pods = index.named().count();
-    write(&mut kernel, &policy, &settings.endpoints, &index, today)?;
+    let wanted = write(&mut kernel, &policy, &settings.endpoints, &index, today)?;
     kernel.attach()?;
-    Ok(Booted::Guarded { policy: policy.sha256().to_owned(), pods })
+    let backstop = backstop.keep(&mut kernel, &wanted, &settings.endpoints, &BTreeSet::new());
+    Ok(Booted::Guarded { policy: policy.sha256().to_owned(), pods, backstop })
 }
 
 /// Makes the cgroups of the pods that are remembered.
@@ -114,13 +121,14 @@ fn remembered_pods(memory: &Memory, root: &Path) -> Result<Index, BootError> {
     Ok(index)
 }
 
+/// Writes the rulings, and says what the backstop is to do.
 fn write(
     kernel: &mut Kernel,
     policy: &Policy,
     endpoints: &Endpoints,
     index: &Index,
     today: Date,
-) -> Result<(), BootError> {
+) -> Result<Wanted, BootError> {
     let mut rules = RuleNames::default();
     let mut desired = reconcile::desired(policy, endpoints, index, None, &mut rules, today);
     let imds = endpoints.id(Endpoints::IMDS);
@@ -137,7 +145,9 @@ fn write(
     for (cgroup, entry) in &desired.entries {
         kernel.set_pod(*cgroup, entry)?;
     }
-    Ok(())
+    let known =
+        index.named().filter_map(|(cgroup, pod)| Some(Known { pod, entry: desired.entries.get(&cgroup)? }));
+    Ok(Wanted::of(endpoints, &known.collect::<Vec<_>>(), &unidentified))
 }
 
 /// What is remembered was written by an agent; a path that leads elsewhere is passed over all the same.

@@ -8,8 +8,7 @@ use tokio::time::Instant;
 
 use super::{Settings, chain, state::State};
 use crate::{
-    backstop::{self, Backstop, BackstopError, Forwarded, Known, LinksBell, Wanted},
-    gate,
+    backstop::{self, Backstop, BackstopError, Known, LinksBell, Wanted},
     pods::Identity,
 };
 
@@ -57,7 +56,7 @@ pub(super) fn open(settings: &Settings) -> Opened {
 
 fn try_open(settings: &Settings) -> Result<(Backstop, LinksBell, Option<NamespaceCookie>), BackstopError> {
     let (backstop, bell) = Backstop::open(&settings.gate.host_network)?;
-    let host = backstop.inside(|| gate::own_namespace().ok())?;
+    let host = backstop.host()?;
     Ok((backstop, bell, host))
 }
 
@@ -154,39 +153,21 @@ impl State {
             self.degrade("backstop", true);
             return;
         };
-        let all: BTreeSet<IpAddr> = self
-            .settings
-            .endpoints
-            .iter()
-            .flat_map(|(_, endpoint)| endpoint.addresses.iter().copied())
-            .collect();
         let with_network = self.index.known();
         let with_network = with_network.iter().filter(|(pod, _)| !pod.workload.host_network);
         let pods: BTreeSet<IpAddr> =
             with_network.flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
-        let dropped = self.settings.endpoints.iter().filter(|(_, endpoint)| {
-            wanted.forwarded == Forwarded::Drop
-                && endpoint.addresses.iter().all(|address| wanted.endpoints.contains(address))
-        });
-        let forward = backstop.keep_forward(&wanted).map_err(|error| chain(&error));
-        let sent_on = self.kernel.set_forwarded(dropped.map(|(id, _)| id)).map_err(|error| chain(&error));
-        let kernel = &mut self.kernel;
-        let uplinks = backstop.find_uplinks(&all, &pods).cloned().map_err(|error| chain(&error));
-        let uplink = uplinks.and_then(|uplinks| {
-            let attached = backstop.inside(|| kernel.attach_uplinks(&uplinks));
-            attached.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
-        });
-        let bypass = backstop.keep_bypass(&wanted).map_err(|error| chain(&error));
-        let stands = forward.is_ok() && uplink.is_ok() && bypass.is_ok() && sent_on.is_ok();
+        let parts = backstop.keep(&mut self.kernel, &wanted, &self.settings.endpoints, &pods);
+        let stands = parts.stand();
         let options = if self.kernel.judges_options() {
             Ok(())
         } else {
             Err("the kernel does not take the program that judges options of sockets".to_owned())
         };
         let parts = [
-            ("backstop_forward", forward, "what pods send by packet sockets is sent on to IMDS"),
-            ("backstop_uplink", uplink.and(sent_on), "hostNetwork pods reach IMDS by packet sockets"),
-            ("backstop_bypass", bypass, "sockets from before reach IMDS past the queues"),
+            ("backstop_forward", parts.forward, "what pods send by packet sockets is sent on to IMDS"),
+            ("backstop_uplink", parts.uplink, "hostNetwork pods reach IMDS by packet sockets"),
+            ("backstop_bypass", parts.bypass, "sockets from before reach IMDS past the queues"),
             ("af_xdp", options, "hostNetwork pods reach IMDS by AF_XDP, and past the queues"),
         ];
         for (feature, part, follows) in parts {

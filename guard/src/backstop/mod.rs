@@ -27,6 +27,7 @@ use std::{
     thread,
 };
 
+use guard_common::NamespaceCookie;
 use nix::sched::{CloneFlags, setns};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -34,7 +35,12 @@ pub use links::{LinksError, Uplink};
 pub use nft::NftError;
 pub use wanted::{Forwarded, Known, Wanted};
 
-use crate::kernel;
+use crate::{
+    agent::chain,
+    endpoints::Endpoints,
+    gate,
+    kernel::{self, Kernel},
+};
 use links::Links;
 use nft::{Nft, Standing};
 use ruleset::{Bypass, Counter, Forward, Source, Table};
@@ -79,6 +85,21 @@ pub struct Met {
     pub place: Place,
     pub dropped: bool,
     pub packets: u64,
+}
+
+/// What became of each part of the backstop, or why it does not stand.
+#[derive(Debug)]
+pub struct Parts {
+    pub forward: Result<(), String>,
+    pub uplink: Result<(), String>,
+    pub bypass: Result<(), String>,
+}
+
+impl Parts {
+    /// Whether all of it stands.
+    pub fn stand(&self) -> bool {
+        self.forward.is_ok() && self.uplink.is_ok() && self.bypass.is_ok()
+    }
 }
 
 /// The backstop of one host.
@@ -127,8 +148,38 @@ impl Backstop {
         Ok((backstop, LinksBell(bell)))
     }
 
+    /// The host's network, by its id; none where the kernel tells none.
+    pub fn host(&self) -> Result<Option<NamespaceCookie>, BackstopError> {
+        self.inside(|| gate::own_namespace().ok())
+    }
+
+    /// Has all its parts do what is wanted. `pods` are the addresses of pods: what leads to them alone is no way out.
+    pub fn keep(
+        &mut self,
+        kernel: &mut Kernel,
+        wanted: &Wanted,
+        endpoints: &Endpoints,
+        pods: &BTreeSet<IpAddr>,
+    ) -> Parts {
+        let all: BTreeSet<IpAddr> =
+            endpoints.iter().flat_map(|(_, endpoint)| endpoint.addresses.iter().copied()).collect();
+        let dropped = endpoints.iter().filter(|(_, endpoint)| {
+            wanted.forwarded == Forwarded::Drop
+                && endpoint.addresses.iter().all(|address| wanted.endpoints.contains(address))
+        });
+        let forward = self.keep_forward(wanted).map_err(|error| chain(&error));
+        let sent_on = kernel.set_forwarded(dropped.map(|(id, _)| id)).map_err(|error| chain(&error));
+        let uplinks = self.find_uplinks(&all, pods).cloned().map_err(|error| chain(&error));
+        let attached = uplinks.and_then(|uplinks| {
+            let attached = self.inside(|| kernel.attach_uplinks(&uplinks));
+            attached.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
+        });
+        let bypass = self.keep_bypass(wanted).map_err(|error| chain(&error));
+        Parts { forward, uplink: attached.and(sent_on), bypass }
+    }
+
     /// Has what pods send past their sockets' hooks end where the host would send it on.
-    pub fn keep_forward(&mut self, wanted: &Wanted) -> Result<(), BackstopError> {
+    fn keep_forward(&mut self, wanted: &Wanted) -> Result<(), BackstopError> {
         let sources = |addresses: &BTreeSet<IpAddr>| -> Result<BTreeSet<Source>, LinksError> {
             let devices = self.links.devices_of(addresses)?;
             Ok(devices.into_iter().map(|(address, interface)| Source { interface, address }).collect())
@@ -144,7 +195,7 @@ impl Backstop {
     }
 
     /// The same for frames that leave from packet sockets past the queues, at each uplink.
-    pub fn keep_bypass(&mut self, wanted: &Wanted) -> Result<(), BackstopError> {
+    fn keep_bypass(&mut self, wanted: &Wanted) -> Result<(), BackstopError> {
         let table = Bypass {
             endpoints: wanted.endpoints.clone(),
             uplinks: self.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
@@ -154,7 +205,7 @@ impl Backstop {
     }
 
     /// Looks which devices lead out of the host to `endpoints`, and not just to `pods`, and returns them.
-    pub fn find_uplinks(
+    fn find_uplinks(
         &mut self,
         endpoints: &BTreeSet<IpAddr>,
         pods: &BTreeSet<IpAddr>,
@@ -189,7 +240,7 @@ impl Backstop {
     }
 
     /// Does `work` on a thread that is in the host's network namespace.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, BackstopError> {
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, BackstopError> {
         inside(&self.host, work).map_err(|source| BackstopError::Host { path: self.path.clone(), source })
     }
 }

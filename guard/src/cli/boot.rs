@@ -3,7 +3,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::Args;
 
-use super::host::{Host, PIN_PATH};
+use super::{
+    block_on,
+    host::{Host, PIN_PATH},
+};
 use crate::{
     boot::{BootSettings, Booted, boot},
     endpoints::Endpoints,
@@ -25,6 +28,10 @@ pub(super) struct Boot {
     #[arg(long, value_name = "PATH", default_value = PIN_PATH)]
     pin_path: PathBuf,
 
+    /// The host's network namespace, where what is forwarded is stopped
+    #[arg(long, value_name = "PATH", default_value = "/proc/1/ns/net")]
+    host_network: PathBuf,
+
     #[command(flatten)]
     host: Host,
 }
@@ -42,18 +49,28 @@ impl Boot {
             guarded_root: guarded_root.or(facts.guarded_root).unwrap_or_else(usual_root),
             state_folder: self.state_dir,
             pin_path: self.pin_path,
+            host_network: self.host_network,
             endpoints,
         };
-        match boot(&settings)? {
+        match block_on(async { Ok(boot(&settings)?) })? {
             Booted::NothingRemembered => println!(
                 "nothing to guard by: no agent has accepted a policy here yet ({})",
                 settings.state_folder.display()
             ),
             Booted::Stands => println!("the guard stands already"),
-            Booted::Guarded { policy, pods } => println!(
-                "guarding {} by the policy {policy}, with rulings for {pods} pods",
-                settings.guarded_root.display()
-            ),
+            Booted::Guarded { policy, pods, backstop } => {
+                println!(
+                    "guarding {} by the policy {policy}, with rulings for {pods} pods",
+                    settings.guarded_root.display()
+                );
+                for (part, stands) in
+                    [("forward", backstop.forward), ("uplink", backstop.uplink), ("bypass", backstop.bypass)]
+                {
+                    if let Err(error) = stands {
+                        println!("without the backstop's part `{part}`: {error}");
+                    }
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

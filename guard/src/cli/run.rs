@@ -3,10 +3,12 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     select,
@@ -83,6 +85,9 @@ pub(super) struct Run {
     #[arg(long, value_name = "N", default_value_t = 200)]
     imds_requests_per_second: u32,
 
+    /// How often the agent tries to reach IMDS itself, from a cgroup of its own among the pods, to see that it is refused
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    selftest_interval: Duration,
     /// Whether packets are stopped that no hook of a socket sees (AF_PACKET and its kin), by tables of nftables and by tc
     /// programs in the host's network
     #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
@@ -112,6 +117,13 @@ pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
         }
         _ => Err(format!("`{text}` is not of the form NAMESPACE/NAME")),
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    parsed
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("`{text}` is no time such as `60s` or `5m`"))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -178,6 +190,7 @@ impl Run {
                 pod_networks: self.pod_networks,
                 requests_per_second: self.imds_requests_per_second,
             },
+            selftest_interval: self.selftest_interval,
             backstop: matches!(self.backstop, Switch::On),
             events: self.events,
             listen: self.listen,

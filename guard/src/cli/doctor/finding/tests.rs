@@ -17,6 +17,7 @@ fn mk_facts() -> Facts {
         socket_storage: Support::Yes,
         request_audit: Support::Yes,
         namespace_id: Support::Yes,
+        socket_destroy: Support::Yes,
         attachments: Ok(Vec::new()),
         locked_memory: Some(64 << 10),
     }
@@ -45,7 +46,7 @@ fn a_host_with_everything_is_ok_throughout() {
 fn every_fact_is_judged() {
     use State::{Degraded, Missing, Ok};
     type Case = (&'static str, fn(&mut Facts), &'static str, State);
-    let cases: [Case; 27] = [
+    let cases: [Case; 28] = [
         ("the oldest full kernel", |f| f.kernel_release = "6.1.0-18-cloud-amd64".into(), "kernel", Ok),
         ("a kernel before it", |f| f.kernel_release = "5.15.0".into(), "kernel", Degraded),
         ("the oldest kernel", |f| f.kernel_release = "5.10.245".into(), "kernel", Degraded),
@@ -69,6 +70,7 @@ fn every_fact_is_judged() {
         ("no socket storage", |f| f.socket_storage = Support::No, "socket_storage", Missing),
         ("no set_retval", |f| f.set_retval = Support::No, "set_retval", Degraded),
         ("no id of namespaces", |f| f.namespace_id = Support::No, "gate", Degraded),
+        ("no end of connections", |f| f.socket_destroy = Support::No, "socket_destroy", Degraded),
         ("no way into namespaces", |f| f.capabilities = Capabilities(!(1 << 19)), "gate", Degraded),
         ("no look at requests", |f| f.request_audit = Support::No, "request_audit", Degraded),
         ("no privileges", |f| f.set_retval = Support::Unknown("EPERM".into()), "set_retval", Missing),
