@@ -245,17 +245,17 @@ fn stage_all(scene: &Scene, vectors: &[Vector]) -> Result<Vec<(Kind, Staged)>> {
 
 /// Performs every vector that doesn't pause. What got bytes and shouldn't have is told beside its row.
 fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
-    let moving: Vec<Vector> = vectors.iter().copied().filter(|vector| !vector.pauses()).collect();
     let mut rows = at_the_same_time(scene.attackers(), |attacker| {
-        let (possible, others): (Vec<Vector>, Vec<Vector>) =
-            moving.iter().partition(|vector| hindrance(scene, attacker.kind, **vector).is_none());
         let mut rows = Vec::new();
-        for vector in others {
-            let why = hindrance(scene, attacker.kind, vector).unwrap_or_default();
-            rows.push((row(attacker.kind, vector, why), None));
+        let (mut one_by_one, mut together) = (Vec::new(), Vec::new());
+        for &vector in vectors {
+            match hindrance(scene, attacker.kind, vector) {
+                Some(why) => rows.push((row(attacker.kind, vector, why), None)),
+                None if vector.pauses() => {}
+                None if is_exclusive(vector) => one_by_one.push(vector),
+                None => together.push(vector),
+            }
         }
-        let (one_by_one, together): (Vec<Vector>, Vec<Vector>) =
-            possible.into_iter().partition(|vector| is_exclusive(*vector));
         for some in together.chunks(AT_ONCE) {
             let staged: Vec<Staged> =
                 some.iter().map(|vector| scene.stage(attacker, *vector)).collect::<Result<_>>()?;
@@ -269,7 +269,8 @@ fn attacks_fail(scene: &Scene, vectors: &[Vector]) -> Result<Vec<Judged>> {
         Ok(rows)
     })?;
     for attacker in scene.attackers() {
-        for vector in moving.iter().copied().filter(|vector| is_shared(*vector, attacker.kind)) {
+        let shared = |vector: &Vector| is_shared(*vector, attacker.kind) && !vector.pauses();
+        for vector in vectors.iter().copied().filter(shared) {
             if hindrance(scene, attacker.kind, vector).is_none() {
                 rows.push(judged(attacker.kind, &scene.attack(attacker, vector)?));
             }

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::yield_now;
+use std::time::Instant;
 
 use nix::net::if_::if_nametoindex;
 use rustix::io::Errno;
@@ -20,7 +22,7 @@ use super::frame::{self, TCP};
 use super::link::{self, Link};
 use super::outcome::unsupported;
 use super::staged::pause;
-use super::{Target, compat};
+use super::{PATIENCE, Target, compat};
 
 /// So many frames can be sent, each from a place of its own: more than a conversation has.
 const FRAMES: u32 = 16;
@@ -75,7 +77,7 @@ impl Sender {
         let offsets = sockopt::xdp_mmap_offsets(&socket)?.tx;
         let length = offsets.desc + u64::from(FRAMES) * size_of::<XdpDesc>() as u64;
         let ring = Memory::of_socket(&socket, length, XDP_PGOFF_TX_RING)?;
-        bind(&socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, index, 0))?;
+        bind_when_free(&socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, index, 0))?;
         Ok(Self { socket, ring, offsets, frames })
     }
 
@@ -110,6 +112,18 @@ impl Sender {
         producer.store(number + 1, Ordering::Release);
         send(&self.socket, &[], SendFlags::DONTWAIT)?;
         Ok(())
+    }
+}
+
+/// A queue has one socket, and is free again some time after that is closed. One that stays taken says nothing of a guard.
+fn bind_when_free(socket: &OwnedFd, address: &SocketAddrXdp) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bind(socket, address) {
+            Err(Errno::BUSY) if Instant::now() < deadline => yield_now(),
+            Err(Errno::BUSY) => return Err(io::Error::other("the queue is another socket's")),
+            bound => return Ok(bound?),
+        }
     }
 }
 
