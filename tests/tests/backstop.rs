@@ -244,6 +244,7 @@ fn the_tables_of_others_stay_as_they_are_and_ours_are_mended() -> Result<()> {
     let dropped = met(&agent, "forward", "drop")?;
 
     scene.nft(&["flush", "ruleset"])?;
+    in_vain(&scene.pod, Vector::Link).context("the program at the uplink sees what no table sees")?;
     wait_until(HEALS_WITHIN, "the tables to be there again", || {
         scene.ruleset().is_ok_and(|ruleset| ruleset.contains("table inet imds_guard"))
     })?;

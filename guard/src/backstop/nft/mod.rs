@@ -63,6 +63,14 @@ pub enum NftError {
     Remove(#[source] io::Error),
 }
 
+impl NftError {
+    /// What the kernel said.
+    pub(super) fn into_cause(self) -> io::Error {
+        let (Self::Open(cause) | Self::Write(cause) | Self::Read(cause) | Self::Remove(cause)) = self;
+        cause
+    }
+}
+
 /// The packet filter of one network namespace.
 #[derive(Debug)]
 pub(super) struct Nft(Talk);
