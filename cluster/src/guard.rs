@@ -18,6 +18,11 @@ pub const NAMESPACE: &str = "imds-guard";
 /// The ConfigMap with the policy.
 const POLICY: &str = "imds-guard-policy";
 
+/// How agents follow each other, and in which words for an API server from before surges (Kubernetes 1.22), as the
+/// tests' is: there the old one ends first.
+const SURGES: &str = "      maxSurge: 1\n      maxUnavailable: 0\n";
+const SURGES_NOT: &str = "      maxUnavailable: 1\n";
+
 /// The taint that keeps pods away from a node until its agent stands.
 const TAINT: &str = "imds-guard.io/agent-not-ready";
 
@@ -42,6 +47,7 @@ impl<'a> Guard<'a> {
         let asked_before = cluster.agent_requests()?.len();
         taint(cluster)?;
         let manifests = cluster.kubectl(&["kustomize", path(&deploy().join("kustomize").join(profile))?])?;
+        let manifests = manifests.replace(SURGES, SURGES_NOT);
         let guard = Self { cluster, manifests, asked_before, _turn: turn };
         cluster.apply(&guard.manifests)?;
         guard.set_policy(policy)?;
@@ -116,6 +122,12 @@ impl<'a> Guard<'a> {
         Ok(self.cluster.agent_requests()?.split_off(self.asked_before))
     }
 
+    /// Deletes what was installed, as `kubectl delete` does.
+    pub fn delete(&self) -> Result<()> {
+        let delete = ["delete", "--filename", "-", "--ignore-not-found", "--timeout=100s"];
+        self.cluster.kubectl_with_input(&delete, &self.manifests).map(drop)
+    }
+
     /// What the agent has logged.
     pub fn log(&self) -> Result<String> {
         self.cluster.kubectl(&["logs", "--namespace", NAMESPACE, "daemonset/imds-guard", "--tail=200"])
@@ -129,17 +141,49 @@ impl<'a> Guard<'a> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let delete = ["delete", "--filename", "-", "--ignore-not-found", "--timeout=100s"];
-        if let Err(error) = self.cluster.kubectl_with_input(&delete, &self.manifests) {
+        if let Err(error) = self.delete() {
             eprintln!("left behind: {error:#}");
         }
-        // What the agent remembers lies on the node, not in the cluster.
-        let removed =
-            self.cluster.in_node("rm").map(|mut rm| rm.args(["-rf", "/var/lib/imds-guard"]).status());
-        if !matches!(removed, Ok(Ok(status)) if status.success()) {
-            eprintln!("left behind: /var/lib/imds-guard in the node");
+        if let Err(error) = clean_node(self.cluster) {
+            eprintln!("left behind in the node: {error:#}");
         }
     }
+}
+
+/// What agents leave on a node, so that they can be followed by others.
+pub const LEFT_ON_NODES: [&str; 3] =
+    ["/sys/fs/bpf/imds-guard", "/var/lib/imds-guard", "/run/imds-guard/agent.sock"];
+
+/// Removes what an agent has left on the node, not by its own means: those have tests of their own.
+pub fn clean_node(cluster: &Cluster) -> Result<()> {
+    successful(cluster.in_node("rm")?.arg("-rf").args(LEFT_ON_NODES).output().context("start rm")?)?;
+    if has_table(cluster)? {
+        let delete = cluster.in_node("nft")?.args(["delete", "table", "inet", TABLE]).output();
+        successful(delete.context("start nft")?)?;
+    }
+    Ok(())
+}
+
+/// What an agent has left on the node.
+pub fn left_on_node(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for path in LEFT_ON_NODES {
+        if cluster.in_node("test")?.args(["-e", path]).status()?.success() {
+            left.push(path.to_owned());
+        }
+    }
+    if has_table(cluster)? {
+        left.push(format!("the table {TABLE}"));
+    }
+    Ok(left)
+}
+
+/// The table of the host's packet filter that is the agent's.
+const TABLE: &str = "imds_guard";
+
+fn has_table(cluster: &Cluster) -> Result<bool> {
+    let tables = cluster.in_node("nft")?.args(["list", "tables"]).output().context("start nft")?;
+    Ok(successful(tables)?.lines().any(|line| line.ends_with(TABLE)))
 }
 
 /// Puts the start-up taint on the node, as it is on a new one.

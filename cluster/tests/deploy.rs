@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use guard_cluster::guard::{NAMESPACE, deploy};
+use guard_cluster::guard::{NAMESPACE, clean_node, deploy, left_on_node};
 use guard_cluster::manifests::{Made, kustomized, list, objects};
 use guard_cluster::{AGENT_IMAGE, Cluster};
-use guard_tests::process::successful;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The release, which no name depends on.
 const RELEASE: &str = "guard";
@@ -51,6 +50,7 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ("extraArgs: --endpoint=x", "/extraArgs"),
         ("imdsRequestsPerSecond: -1", "/imdsRequestsPerSecond"),
         ("seLinuxOptions: { kind: spc_t }", "kind"),
+        ("uninstall: { withinSeconds: soon }", "/uninstall/withinSeconds"),
     ] {
         let Err(error) = helm(&cluster, "render", values) else { bail!("{values} is taken") };
         let error = format!("{error:#}");
@@ -127,7 +127,11 @@ fn the_api_server_takes_what_is_rendered() -> Result<()> {
     let _made = Made::apply(&cluster, format!("{crds}---\n{}", namespace()))?;
     cluster.kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
     for (components, values) in PROFILES {
-        for objects in [chart(&cluster, values)?, kustomized(&cluster, components)?] {
+        for mut objects in [chart(&cluster, values)?, kustomized(&cluster, components)?] {
+            // This API server is older than surges.
+            for object in objects.iter_mut().filter(|object| object["kind"] == "DaemonSet") {
+                object["spec"]["updateStrategy"]["rollingUpdate"] = json!({ "maxUnavailable": 1 });
+            }
             // What the client has looked up of the API server's kinds may be older than these.
             cluster.wait_for("the API server to take what is rendered", |cluster| {
                 let apply = ["apply", "--dry-run=server", "--validate=true", "--filename", "-"];
@@ -143,7 +147,11 @@ fn the_release_comes_changes_and_goes() -> Result<()> {
     let _alone = alone();
     let cluster = Cluster::attach()?;
     let (repository, tag) = AGENT_IMAGE.rsplit_once(':').context("the image has a tag")?;
-    let image = format!("image: {{ repository: {repository}, tag: {tag}, pullPolicy: Never }}");
+    // This API server is older than surges.
+    let image = format!(
+        "image: {{ repository: {repository}, tag: {tag}, pullPolicy: Never }}\n\
+         updateStrategy: {{ rollingUpdate: {{ maxSurge: null, maxUnavailable: 1 }} }}"
+    );
     // Made beforehand, so that it is gone afterwards, whatever happens.
     let made = Made::apply(&cluster, namespace())?;
     for (action, profile) in [("install", "privileged"), ("upgrade", "capabilities")] {
@@ -155,7 +163,10 @@ fn the_release_comes_changes_and_goes() -> Result<()> {
         cluster.kubectl(&status).with_context(|| format!("{action} with the profile {profile}"))?;
     }
 
+    ensure!(!left_on_node(&cluster)?.is_empty(), "the guard is pinned");
     cluster.helm(&["uninstall", NAMESPACE, RELEASE], "")?;
+    let left = left_on_node(&cluster)?;
+    ensure!(left.is_empty(), "the node is clean, but for {left:?}");
     cluster.wait_for("nothing to be left of the release", |cluster| {
         let kinds = "daemonsets,controllerrevisions,pods,configmaps,serviceaccounts,roles,rolebindings,clusterroles,\
                      clusterrolebindings";
@@ -165,11 +176,8 @@ fn the_release_comes_changes_and_goes() -> Result<()> {
         ensure!(left.is_empty(), "left: {left}");
         Ok(Some(()))
     })?;
-    // What the agent remembers lies on the node, not in the cluster.
-    let removed = cluster.in_node("rm")?.args(["-rf", "/var/lib/imds-guard"]).output()?;
-    successful(removed).context("remove what the agent remembers")?;
     drop(made);
-    Ok(())
+    clean_node(&cluster)
 }
 
 /// Names in the cluster are fixed, so tests that make objects of these names take turns.
@@ -186,7 +194,11 @@ fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
 
 /// What the chart renders with the namespace, which kustomize always has.
 fn chart(cluster: &Cluster, values: &str) -> Result<Vec<Value>> {
-    objects(cluster, &helm(cluster, "render", &format!("namespace: {{ create: true }}\n{values}"))?)
+    let values = format!("namespace: {{ create: true }}\n{values}");
+    let mut rendered = objects(cluster, &helm(cluster, "render", &values)?)?;
+    // What is there only while the release is uninstalled is Helm's alone.
+    rendered.retain(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null());
+    Ok(rendered)
 }
 
 /// Checks that the same objects are in both, and names the first that is not.

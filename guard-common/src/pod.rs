@@ -22,6 +22,8 @@ code! {
         Slice = 0 "slice",
         /// The cgroup of a pod.
         Pod = 1 "pod",
+        /// The cgroup of the agent's own canary: judged and counted like a pod, and not told of.
+        Canary = 2 "canary",
     }
 }
 
@@ -89,6 +91,11 @@ impl PodEntry {
     /// The entry of a pod: a ruling for every endpoint, in the order of their ids. Nothing leads through a gate.
     pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
         Self::new(Kind::Pod, rulings)
+    }
+
+    /// The entry of the agent's canary, which is denied everything by `rule`.
+    pub const fn canary(rule: RuleId) -> Self {
+        Self::new(Kind::Canary, [Ruling::new(Verdict::Deny, Mode::Enforce, rule); MAX_ENDPOINTS])
     }
 
     /// The same pod, which reaches `endpoint` through its gate alone. While the gate is not open, nothing leads there.

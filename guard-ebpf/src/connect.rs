@@ -106,7 +106,9 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
         event.port = u16::from_be((*ctx.sock_addr).user_port as u16);
         event.protocol = (*ctx.sock_addr).protocol as u8;
     }
-    report(event);
+    if party.is_told_of() {
+        report(event);
+    }
 
     match (way, gate) {
         (Way::Direct, _) => PASS,

@@ -38,7 +38,9 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
         event.address = address;
         event.endpoint = endpoint;
         event.pod = party.pod;
-        report(event);
+        if party.is_told_of() {
+            report(event);
+        }
     }
     if !decision.passes() {
         return DROP;

@@ -68,13 +68,13 @@ impl Party {
         let Ancestors([upper, lower]) = ancestors;
         let at_upper = entry(CgroupId(upper));
         if let Some(entry) = at_upper
-            && entry.kind() == Kind::Pod
+            && entry.kind() != Kind::Slice
         {
             return Self { pod: CgroupId(upper), depth: 1, entry: at_upper };
         }
         if lower != 0
             && let Some(entry) = entry(CgroupId(lower))
-            && entry.kind() == Kind::Pod
+            && entry.kind() != Kind::Slice
         {
             return Self { pod: CgroupId(lower), depth: 2, entry: Some(entry) };
         }
@@ -91,6 +91,12 @@ impl Party {
     #[inline(always)]
     pub fn is_gated(&self, endpoint: EndpointId) -> bool {
         self.entry.is_some_and(|entry| entry.is_gated(endpoint))
+    }
+
+    /// Whether what it does is told of, or only counted.
+    #[inline(always)]
+    pub fn is_told_of(&self) -> bool {
+        self.entry.is_none_or(|entry| entry.kind() != Kind::Canary)
     }
 
     /// Its gate, if it is open.

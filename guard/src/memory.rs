@@ -1,5 +1,5 @@
 //! What the agent remembers on disk from one start to the next: the last pods that it knew, the last policy that it
-//! accepted, and what it had counted. Each is one file, replaced whole; without a folder to write to the agent starts from nothing.
+//! accepted, what it had counted, and to whom credentials were issued. Each is one file, replaced whole; without a folder to write to the agent starts from nothing.
 
 use std::{
     fs, io,
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     account::Checkpoint,
+    issued::Issued,
     pods::{KnownPod, Pod},
     policy::SourceFile,
 };
@@ -18,6 +19,7 @@ use crate::{
 const PODS: &str = "pods.json";
 const POLICY: &str = "policy.json";
 const ACCOUNT: &str = "account.json";
+const ISSUED: &str = "issued.json";
 
 /// The folder of what is remembered.
 #[derive(Clone, Debug)]
@@ -75,7 +77,7 @@ pub enum MemoryError {
 
 /// Removes what was remembered in a folder, and the folder if nothing else is in it.
 pub fn forget(folder: &Path) -> Result<(), MemoryError> {
-    let files = [PODS, POLICY, ACCOUNT].map(|name| folder.join(name));
+    let files = [PODS, POLICY, ACCOUNT, ISSUED].map(|name| folder.join(name));
     for path in files.iter().flat_map(|path| [path.clone(), path.with_extension("new")]) {
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -124,6 +126,15 @@ impl Memory {
     /// What had been counted.
     pub fn account(&self) -> Result<Option<Checkpoint>, MemoryError> {
         self.recall(ACCOUNT)
+    }
+
+    pub fn save_issued(&self, issued: &Issued) -> Result<(), MemoryError> {
+        self.save(ISSUED, issued, Durable::No)
+    }
+
+    /// Who was seen to be given credentials.
+    pub fn issued(&self) -> Result<Option<Issued>, MemoryError> {
+        self.recall(ISSUED)
     }
 
     fn save(

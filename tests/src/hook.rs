@@ -1,10 +1,11 @@
 //! The hooks at which the guard has programs, as the bare system call sees them: what is attached, and how to attach
-//! a program that does nothing. No loader, no map: it knows nothing of the guard but where it stands.
+//! a program that does nothing, or to detach one. No loader, no map: it knows nothing of the guard but where it stands.
 
 use std::ffi::c_long;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -70,6 +71,49 @@ impl Hook {
         Ok(EmptyProgram { _link: link.with_context(|| format!("attach an empty {self:?}"))? })
     }
 
+    /// Attaches an empty program as some do that know of no others: without a flag, so that nobody else may attach here or
+    /// below. It stays until the cgroup is gone.
+    pub fn attach_exclusively(self, cgroup: &Path) -> Result<()> {
+        let program = load_empty(self).context("load an empty program")?;
+        let folder = open(cgroup)?;
+        let mut attach = Attach {
+            target: descriptor(folder.as_raw_fd()),
+            program: descriptor(program.as_raw_fd()),
+            attach_type: self.attach_type(),
+            flags: 0,
+        };
+        bpf(BPF_PROG_ATTACH, &mut attach).with_context(|| format!("attach an empty {self:?} alone"))?;
+        Ok(())
+    }
+
+    /// Detaches whatever links hold at a cgroup itself, behind the back of their owner, and says how many those were.
+    pub fn detach(self, cgroup: &Path) -> Result<usize> {
+        let id = std::fs::metadata(cgroup).with_context(|| format!("look at {}", cgroup.display()))?.ino();
+        let mut detached = 0;
+        let mut next = Id::default();
+        while bpf(BPF_LINK_GET_NEXT_ID, &mut next).is_ok() {
+            let mut open = Id { id: next.next, ..Id::default() };
+            next.id = next.next;
+            // One that is gone meanwhile is nobody's.
+            let Ok(link) = bpf(BPF_LINK_GET_FD_BY_ID, &mut open).map(owned) else { continue };
+            let mut found = LinkInfo::default();
+            let mut ask = AskInfo {
+                descriptor: descriptor(link.as_raw_fd()),
+                length: u32::try_from(size_of::<LinkInfo>())?,
+                info: (&raw mut found).expose_provenance() as u64,
+            };
+            bpf(BPF_OBJ_GET_INFO_BY_FD, &mut ask).context("ask about a link")?;
+            if found.kind == BPF_LINK_TYPE_CGROUP
+                && (found.cgroup_id, found.attach_type) == (id, self.attach_type())
+            {
+                let mut detach = Detach { link: descriptor(link.as_raw_fd()) };
+                bpf(BPF_LINK_DETACH, &mut detach).with_context(|| format!("detach {self:?}"))?;
+                detached += 1;
+            }
+        }
+        Ok(detached)
+    }
+
     /// `enum bpf_prog_type`.
     fn program_type(self) -> u32 {
         match self {
@@ -109,8 +153,14 @@ const MOST_PROGRAMS: u32 = 64;
 
 // `enum bpf_cmd` and the flags that are used here.
 const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_ATTACH: c_long = 8;
 const BPF_PROG_QUERY: c_long = 16;
+const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 const BPF_LINK_CREATE: c_long = 28;
+const BPF_LINK_GET_FD_BY_ID: c_long = 30;
+const BPF_LINK_GET_NEXT_ID: c_long = 31;
+const BPF_LINK_DETACH: c_long = 34;
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 
 /// `struct bpf_insn`.
@@ -155,6 +205,51 @@ struct Link {
     flags: u32,
 }
 
+/// The part of `union bpf_attr` that `BPF_PROG_ATTACH` needs.
+#[repr(C)]
+struct Attach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_GET_NEXT_ID` and `BPF_LINK_GET_FD_BY_ID` need.
+#[derive(Default)]
+#[repr(C)]
+struct Id {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` needs.
+#[repr(C)]
+struct AskInfo {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_DETACH` needs.
+#[repr(C)]
+struct Detach {
+    link: u32,
+}
+
+/// `struct bpf_link_info`, as far as it tells of a link to a cgroup.
+#[derive(Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    padding_at_end: u32,
+}
+
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` needs.
 #[derive(Default)]
 #[repr(C)]
@@ -173,7 +268,7 @@ struct Query {
 /// # Safety
 /// Its layout is the kernel's, without padding, and what it points to lives as long as it does.
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-unsafe trait Attribute {}
+pub(crate) unsafe trait Attribute {}
 
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
 // SAFETY: laid out as in linux/bpf.h; its pointers are to constants.
@@ -187,7 +282,23 @@ unsafe impl Attribute for Link {}
 // SAFETY: laid out as in linux/bpf.h; its pointer is to the caller's array of as many ids as it says.
 unsafe impl Attribute for Query {}
 
-fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; no pointers.
+unsafe impl Attribute for Attach {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; no pointers.
+unsafe impl Attribute for Id {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; its pointer is to the caller's structure of the length that it says.
+unsafe impl Attribute for AskInfo {}
+
+#[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
+// SAFETY: laid out as in linux/bpf.h; no pointers.
+unsafe impl Attribute for Detach {}
+
+fn load_empty(hook: Hook) -> io::Result<OwnedFd> {
     let mut load = Load {
         program_type: hook.program_type(),
         instruction_count: 2,
@@ -197,7 +308,11 @@ fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
         expected_attach_type: hook.attach_type(),
         ..Load::default()
     };
-    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?);
+    bpf(BPF_PROG_LOAD, &mut load).map(owned)
+}
+
+fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
+    let program = load_empty(hook)?;
     let mut link = Link {
         program_fd: descriptor(program.as_raw_fd()),
         target_fd: descriptor(cgroup.as_raw_fd()),
@@ -208,7 +323,7 @@ fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
 }
 
 #[expect(unsafe_code, reason = "a bare system call")]
-fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
+pub(crate) fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
     // SAFETY: the kernel reads and writes `size_of::<A>()` bytes that `attribute` owns, and what they point to is as
     // `Attribute` promises.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>()) };
@@ -219,12 +334,12 @@ fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
 }
 
 #[expect(unsafe_code, reason = "a descriptor out of a bare system call")]
-fn owned(descriptor: RawFd) -> OwnedFd {
+pub(crate) fn owned(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made it for us, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-fn descriptor(raw: RawFd) -> u32 {
+pub(crate) fn descriptor(raw: RawFd) -> u32 {
     u32::try_from(raw).expect("an open descriptor is not negative")
 }
 

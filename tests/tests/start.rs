@@ -63,8 +63,8 @@ fn a_guarded_root_that_is_replaced_is_guarded_anew() -> Result<()> {
     let mut agent = Agent::start(&node, DENY_ALL)?;
     agent.wait_ready(READY)?;
     let root = node.cgroup_mount().join(node.guarded_root());
-    for folder in ["burstable", "besteffort"] {
-        fs::remove_dir(root.join(folder)).context("remove a class")?;
+    for folder in ["burstable", "besteffort", "imds-guard-canary"] {
+        fs::remove_dir(root.join(folder)).with_context(|| format!("remove {folder}"))?;
     }
     fs::remove_dir(&root)?;
     fs::create_dir(&root)?;

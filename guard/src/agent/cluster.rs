@@ -79,7 +79,7 @@ impl Cluster {
     /// Lifts the node's start-up taint, if the pods are known and the guard stands; and looks again now and then, for a
     /// node group's taints can be put on its running nodes.
     pub(super) fn lift_startup_taint(&mut self, state: &State) {
-        let Some(api) = self.api.as_ref().filter(|_| state.is_listed()) else { return };
+        let Some(api) = self.api.as_ref().filter(|_| state.is_listed() && state.is_tested()) else { return };
         let not_yet =
             |(since, task): &(Instant, JoinHandle<()>)| !task.is_finished() || since.elapsed() < LOOK_AGAIN;
         if self.lifting.as_ref().is_some_and(not_yet) {

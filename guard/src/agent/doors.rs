@@ -55,6 +55,11 @@ impl Doors {
         self.gates.as_ref().map(|gates| GateStatus { open: gates.len(), missing: self.missing })
     }
 
+    /// The gates; none where there are none.
+    pub(super) fn gates(&self) -> Option<&Gates> {
+        self.gates.as_ref()
+    }
+
     /// Whether a gate is one of these.
     pub(super) fn has(&self, gate: GateKey) -> bool {
         self.gates.as_ref().is_some_and(|gates| gates.has(gate))

@@ -6,9 +6,12 @@
 
 mod backstop;
 mod cluster;
+mod credentials;
 mod doors;
 mod lines;
 mod policy;
+mod selftest;
+mod severance;
 mod state;
 mod status;
 mod succession;
@@ -46,9 +49,11 @@ use crate::{
 use cluster::Cluster;
 use lines::Lines;
 use policy::PolicyInForce;
+use selftest::Selftest;
 use state::State;
 use succession::Predecessor;
 
+pub use selftest::{SelftestStatus, Trial};
 pub use status::{Explained, GateStatus, PodStatus, PolicyStatus, RulingStatus, Status};
 
 /// What the agent is told at its start.
@@ -71,6 +76,8 @@ pub struct Settings {
     pub gate: GateSettings,
     /// Whether packets are stopped that no hook of a socket sees.
     pub backstop: bool,
+    /// How often the canary tries to reach IMDS.
+    pub selftest_interval: Duration,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
@@ -182,7 +189,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
     let mut pod_changes = pod_changes(&settings.pods_from);
-    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
+    let imds = settings.endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it");
+    let (selftest, mut canary) = Selftest::new(settings.selftest_interval, imds);
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory, selftest);
     state.keeper = keeper;
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
@@ -238,6 +247,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             () = at(state.doors.next_look()) => state.apply(),
             () = links.rang() => state.keeper.links_changed(),
             () = at(state.keeper.look_at()) => state.look_after_backstop(),
+            () = at(state.selftest.next_run()) => state.begin_selftest(),
+            Some(step) = canary.recv() => {
+                state.hear_canary(step);
+                cluster.lift_startup_taint(&state);
+            }
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
                     lines.write(line, &state);
@@ -281,6 +295,8 @@ fn end(state: &mut State) {
         tracing::info!("ending: another agent guards this node");
         return;
     }
+    // Only an agent has a use for it, and the next one makes its own.
+    state.remove_canary();
     if state.settings.detach_on_exit
         && let Err(error) = state.kernel.unpin()
     {

@@ -20,6 +20,8 @@ use super::{
     doors::Doors,
     lines::Lines,
     policy::{Change, PolicyInForce, today},
+    selftest::Selftest,
+    severance::Denied,
     succession::Stage,
     voice::Voice,
 };
@@ -27,6 +29,7 @@ use crate::{
     account::{Account, Checkpoint},
     attempt::{Attempt, Attribution},
     changes::Version,
+    issued::Issued,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     kubernetes::News,
     memory::Memory,
@@ -83,6 +86,11 @@ pub(super) struct State {
     next_tidying: Instant,
     pub(super) degraded: BTreeSet<&'static str>,
     request_lines: LineBudget,
+    pub(super) selftest: Selftest,
+    pub(super) denied: Denied,
+    pub(super) issued: Issued,
+    /// As it is in the memory.
+    pub(super) saved_issued: Option<Issued>,
 }
 
 impl State {
@@ -94,6 +102,7 @@ impl State {
         metrics: Metrics,
         policy: PolicyInForce,
         memory: Option<Memory>,
+        selftest: Selftest,
     ) -> Self {
         let lacking = settings.degraded.clone();
         let mut state = Self {
@@ -126,6 +135,10 @@ impl State {
             next_tidying: Instant::now() + TIDY_INTERVAL,
             degraded: BTreeSet::new(),
             request_lines: LineBudget::default(),
+            selftest,
+            denied: Denied::default(),
+            issued: Issued::default(),
+            saved_issued: None,
         };
         for feature in lacking {
             state.degrade(feature, true);
@@ -179,14 +192,15 @@ impl State {
         self.listed
     }
 
-    /// Whether the guard stands, as the kernel tells it, and if not, why.
+    /// Whether the guard stands, as the kernel tells it and as the canary finds it, and if not, why.
     pub(super) fn check(&self) -> Result<(), String> {
         match self.stage {
             Stage::Preparing => return Err("the guard is being prepared".to_owned()),
             Stage::HandedOver => return Err("another agent guards this node".to_owned()),
             Stage::Guarding => {}
         }
-        self.kernel.check().map_err(|error| chain(&error))
+        self.kernel.check().map_err(|error| chain(&error))?;
+        self.check_selftest()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -320,21 +334,25 @@ impl State {
                 self.voice.notices.forget(*pod);
             }
             self.apply();
-            match self.counters.forget(&gone) {
-                Ok(()) => self.account.forget(&gone),
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
-                }
-            }
+            self.forget_counters(&gone);
         }
         if today() != self.day {
             self.apply();
         }
-        self.heal();
+        self.look_after_guard();
         self.look_after_backstop();
         self.forget_former_gates();
         self.save_pods();
         self.speak();
+    }
+
+    pub(super) fn forget_counters(&mut self, gone: &BTreeSet<CgroupId>) {
+        match self.counters.forget(gone) {
+            Ok(()) => self.account.forget(gone),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot forget counters of pods that are gone");
+            }
+        }
     }
 
     /// Looks whether the programs are still attached and pinned, and mends what is not.
@@ -342,11 +360,19 @@ impl State {
         if !self.is_guarding() {
             return;
         }
-        match self.kernel.heal() {
-            Ok(true) => tracing::warn!("programs were detached, or had lost their pins: they stand again"),
+        match self.kernel.reattach() {
+            Ok(true) => tracing::warn!("programs were detached: they stand again"),
             Ok(false) => {}
             Err(error) => tracing::error!(error = chain(&error), "the guard does not stand"),
         }
+        let pinned = self.kernel.repin();
+        match &pinned {
+            Ok(true) => tracing::warn!("pins were gone: what the agent holds is pinned again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(error), "the guard would end with this agent"),
+        }
+        let is_pinned = self.kernel.is_pinned() && pinned.is_ok();
+        self.degrade("pins", !is_pinned);
     }
 
     /// The pods that departed longer ago than the grace period, and those that came and went between two walks.
@@ -396,6 +422,7 @@ impl State {
         self.rule_unidentified(&unwritten);
         self.keep_backstop();
         self.close_gates(&stale);
+        self.sever();
         self.show_pods();
     }
 
@@ -435,13 +462,14 @@ impl State {
         if !self.is_guarding() {
             return false;
         }
-        let reading = match self.counters.read() {
+        let mut reading = match self.counters.read() {
             Ok(reading) => reading,
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot read the counters");
                 return false;
             }
         };
+        self.selftest.take_counts(&mut reading);
         for (key, _) in &reading.decisions {
             if key.cgroup != CgroupId::UNIDENTIFIED && !self.index.knows(key.cgroup) {
                 self.strays.entry(key.cgroup).or_insert_with(Instant::now);
@@ -469,6 +497,7 @@ impl State {
 
     pub(super) fn metrics(&mut self) -> Vec<u8> {
         self.collect();
+        self.note_issued();
         self.metrics.render()
     }
 

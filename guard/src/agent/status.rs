@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use guard_common::{CgroupId, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::state::State;
+use super::{selftest::SelftestStatus, state::State};
 use crate::{
+    issued::Held,
     pods::Identity,
     policy::{Explanation, RuleName},
     workload::Workload,
@@ -33,6 +34,11 @@ pub struct Status {
     /// None on a host that can have no gates.
     #[serde(default)]
     pub gates: Option<GateStatus>,
+    #[serde(default)]
+    pub selftest: SelftestStatus,
+    /// The service accounts that are denied now and may still hold credentials of the node's role from before.
+    #[serde(default)]
+    pub credentials: Vec<Held>,
     /// Features that are degraded.
     pub degraded: Vec<String>,
     pub pods: Vec<PodStatus>,
@@ -110,6 +116,7 @@ impl State {
 
     pub(super) fn status(&mut self) -> Status {
         self.collect();
+        self.note_issued();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -125,6 +132,8 @@ impl State {
             rulings: self.applied.len(),
             counters: self.account.len(),
             gates: self.doors.counts(),
+            selftest: self.selftest.status(),
+            credentials: self.held(),
             degraded: self.degraded.iter().map(ToString::to_string).collect(),
             pods: self.index.pods().map(|(cgroup, identity)| self.pod_status(cgroup, identity)).collect(),
         }

@@ -14,6 +14,7 @@ use std::{path::Path, time::Duration};
 
 use guard_common::{CgroupId, PodEntry};
 use hyper::Method;
+use jiff::Timestamp;
 use tokio::{
     net::UnixStream,
     time::{Instant, sleep, timeout},
@@ -100,7 +101,9 @@ impl State {
         self.rules_written = self.rules.count();
         self.applied = self.kernel.rulings().map_err(failed("the rulings"))?;
         self.unidentified = self.applied.remove(&CgroupId::UNIDENTIFIED);
+        self.know_canary();
         let checkpoint = self.recall_account();
+        self.recall_issued();
         let stood = self.kernel.check_pinned();
         // Looked at again: what happened since the gates were prepared.
         self.walk()?;
@@ -111,6 +114,7 @@ impl State {
                 .map_err(AgentError::Unidentified)?;
         }
         self.kernel.attach()?;
+        self.denied.attached();
         self.carry_over(checkpoint.as_ref());
         self.walk()?;
         // Where the programs stood all the while, whoever is new was guarded from the start.
@@ -122,11 +126,14 @@ impl State {
         self.unguarded = match (stood, known) {
             (true, known) => known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect(),
             (false, _) => {
+                self.issued.attached(Timestamp::now());
                 self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
             }
         };
         self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
         self.show_pods();
+        // Whoever follows must know which pods ran before the guard, and since when it stands.
+        self.save_account();
         Ok(())
     }
 
@@ -170,6 +177,7 @@ impl State {
     }
 
     fn add_books(&mut self, mut books: Books, checkpoint: Option<&Checkpoint>) {
+        self.selftest.leave_out(&mut books.reading);
         let same = checkpoint.filter(|checkpoint| checkpoint.counters.as_ref() == Some(&books.counters));
         let reading = std::mem::take(&mut books.reading);
         let mut account = same.map_or_else(Account::default, |known| Account::resume(known, &reading));
@@ -196,8 +204,14 @@ impl State {
         self.rules_written = self.rules.count();
     }
 
-    /// Writes down what was counted so far.
+    /// Writes down what was counted so far, and then what was issued.
     pub(super) fn save_account(&mut self) {
+        self.write_account();
+        self.note_issued();
+        self.save_issued();
+    }
+
+    fn write_account(&mut self) {
         let Some(memory) = self.memory.as_ref().filter(|_| self.is_guarding()) else { return };
         let now = self.account.checkpoint(self.kernel.counters_id(), &self.unguarded, self.metrics.totals());
         if self.saved_account.as_ref() == Some(&now) {
@@ -220,6 +234,7 @@ impl State {
         self.collect();
         self.save_pods();
         self.save_account();
+        self.remove_canary();
         self.stage = Stage::HandedOver;
         self.doors.drain();
         self.kernel.disown();

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{block_on, host::PIN_PATH};
-use crate::{backstop, client, kernel, sinks::api};
+use crate::{backstop, canary, client, kernel, pods, sinks::api};
 
 /// Remove the guard from this node: programs, pins, and what else stays when the agent ends.
 ///
@@ -33,6 +33,14 @@ pub(super) struct Cleanup {
     /// A folder of an agent's, of which what it remembers is removed too
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
+
+    /// The cgroup v2 mount, in which the agent's self-test has a cgroup. Left out: found in /proc/self/mountinfo
+    #[arg(long, value_name = "PATH")]
+    cgroup_mount: Option<PathBuf>,
+
+    /// The cgroup under which all pods live, relative to the mount. Left out: it is looked for
+    #[arg(long, value_name = "PATH")]
+    guarded_root: Option<PathBuf>,
 
     /// Stay until ended, once everything is removed: for a DaemonSet that cleans up
     #[arg(long)]
@@ -67,11 +75,30 @@ impl Cleanup {
         }
         backstop::remove(&self.host_network)?;
         println!("removed  the backstop in {}", self.host_network.display());
+        if let Err(error) = self.remove_canary() {
+            // An empty cgroup does nothing.
+            eprintln!("left     the cgroup of the self-test: {error:#}");
+        }
+        // Nobody listens there any more, or will soon not.
+        let _ = std::fs::remove_file(&self.socket);
         if let Some(folder) = &self.state_dir {
             crate::memory::forget(folder)?;
             println!("removed  what was remembered in {}", folder.display());
         }
         Ok(())
+    }
+
+    fn remove_canary(&self) -> anyhow::Result<()> {
+        let mounts = || pods::find_cgroup2_mount(&std::fs::read_to_string("/proc/self/mountinfo").ok()?);
+        let Some(mount) = self.cgroup_mount.clone().or_else(mounts) else { return Ok(()) };
+        let root = match &self.guarded_root {
+            Some(root) => Some(root.clone()),
+            None => pods::find_guarded_root(&mount)?,
+        };
+        match root {
+            Some(root) => Ok(canary::remove(&mount.join(root))?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until no agent guards any more.

@@ -1,6 +1,7 @@
 //! The command line. Each command is a struct of its arguments with a `run`.
 
 mod boot;
+mod canary;
 mod check;
 mod cleanup;
 mod completions;
@@ -43,6 +44,8 @@ enum Command {
     Cleanup(cleanup::Cleanup),
     Uninstall(uninstall::Uninstall),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Canary(canary::Canary),
 }
 
 impl Cli {
@@ -59,6 +62,7 @@ impl Cli {
             Command::Uninstall(uninstall) => uninstall.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
             Command::Completions(completions) => completions.run(),
+            Command::Canary(canary) => canary.run(),
         }
     }
 }

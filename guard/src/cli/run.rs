@@ -3,10 +3,12 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     select,
@@ -88,6 +90,10 @@ pub(super) struct Run {
     #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
     backstop: Switch,
 
+    /// How often the agent tries to reach IMDS itself, from a cgroup of its own among the pods, to see that it is refused
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    selftest_interval: Duration,
+
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     events: PathBuf,
@@ -112,6 +118,13 @@ pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
         }
         _ => Err(format!("`{text}` is not of the form NAMESPACE/NAME")),
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    parsed
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("`{text}` is no time such as `60s` or `5m`"))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -179,6 +192,7 @@ impl Run {
                 requests_per_second: self.imds_requests_per_second,
             },
             backstop: matches!(self.backstop, Switch::On),
+            selftest_interval: self.selftest_interval,
             events: self.events,
             listen: self.listen,
             socket: self.socket,

@@ -6,9 +6,10 @@ use http_body_util::BodyExt;
 
 use super::{block_on, style};
 use crate::{
-    agent::{self, PodStatus, RulingStatus},
+    agent::{self, PodStatus, RulingStatus, SelftestStatus, Trial},
     client,
     endpoints::Endpoints,
+    issued::Held,
     text::escape,
 };
 
@@ -50,6 +51,7 @@ fn print(status: &agent::Status) {
         let missing = if gates.missing > 0 { format!(", {} missing", gates.missing) } else { String::new() };
         println!("  gates         {} open{missing}", gates.open);
     }
+    println!("  self-test     {}", selftest(&status.selftest));
     println!("  metrics       http://{}/metrics", status.listen);
     if !status.degraded.is_empty() {
         println!("  degraded      {}", status.degraded.join(", "));
@@ -73,6 +75,52 @@ fn print(status: &agent::Status) {
     if unguarded > 0 {
         println!("* started before the guard ({unguarded}): what they had got by then, they have.");
     }
+    print_held(&status.credentials);
+}
+
+/// What the last self-test found, in a line; what failed first.
+fn selftest(SelftestStatus { last_run, vectors }: &SelftestStatus) -> String {
+    let Some(last_run) = last_run else { return "not run yet".to_owned() };
+    let of = |wanted: fn(&Trial) -> Option<String>| {
+        let found =
+            vectors.iter().filter_map(move |(vector, trial)| Some(format!("{vector}{}", wanted(trial)?)));
+        found.collect::<Vec<_>>().join(", ")
+    };
+    let open = of(|trial| match trial {
+        Trial::Open(why) => Some(format!(" ({})", escape(why.as_bytes()))),
+        Trial::Shut | Trial::NotTried(_) => None,
+    });
+    let shut = of(|trial| (*trial == Trial::Shut).then(String::new));
+    let not_tried = of(|trial| matches!(trial, Trial::NotTried(_)).then(String::new));
+    let mut text = format!("{last_run:.0}: ");
+    if !open.is_empty() {
+        text.push_str(&format!("FAILED: {open}; "));
+    }
+    text.push_str(&format!("ok: {shut}"));
+    if !not_tried.is_empty() {
+        text.push_str(&format!("; can't be tried here: {not_tried}"));
+    }
+    text
+}
+
+/// Who may still use what enforcing does not revoke.
+fn print_held(credentials: &[Held]) {
+    if credentials.is_empty() {
+        return;
+    }
+    println!("\nDenied now, and credentials of the node's role from before are still good:");
+    let mut table = style::table(&["NAMESPACE", "SERVICE ACCOUNT", "UNTIL", "WHY"]);
+    for Held { namespace, service_account, valid_until, seen } in credentials {
+        let why = if *seen { "some were issued to it" } else { "it ran before the guard" };
+        let name = |name: &str| Cell::new(escape(name.as_bytes()));
+        table.add_row([
+            name(namespace),
+            name(service_account),
+            Cell::new(format!("{valid_until:.0}")),
+            Cell::new(why),
+        ]);
+    }
+    println!("{table}");
 }
 
 fn row(pod: &PodStatus) -> Vec<Cell> {

@@ -1,5 +1,5 @@
-//! Opens the sockets of gates: a thread that enters the network namespace of a sandbox, opens there what a gate needs,
-//! and goes back to the host's. It serves nobody; sockets stay in the namespace in which they were opened.
+//! Opens the sockets of gates: a thread that enters the network namespace of a sandbox, opens there what a gate needs, or
+//! ends the connections that are not to be any more, and goes back to the host's. It serves nobody; sockets stay in the namespace in which they were opened.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::peer;
+use super::{peer, sever::Severance};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -53,6 +53,8 @@ pub enum DoorError {
     Diagnosis(#[source] io::Error),
     #[error("the kernel does not tell whose a socket is: it needs inet_diag and tcp_diag")]
     Peers,
+    #[error("end old connections")]
+    Sever(#[source] io::Error),
     #[error("start a thread")]
     Thread(#[source] io::Error),
     #[error("the thread that opens gates has ended")]
@@ -66,10 +68,17 @@ pub(super) struct Doorkeeper {
     pub(super) host: NamespaceCookie,
 }
 
+/// What is to be done in a network namespace.
 struct Order {
     namespace: File,
-    ports: Vec<u16>,
-    done: mpsc::SyncSender<Result<Door, DoorError>>,
+    errand: Errand,
+}
+
+enum Errand {
+    /// Open a gate at the first of some ports that is free.
+    Open { ports: Vec<u16>, done: mpsc::SyncSender<Result<Door, DoorError>> },
+    /// End connections. Nobody waits for it.
+    Sever(Severance),
 }
 
 /// Opens a network namespace, whose path may be the host's `/proc/1/ns/net`.
@@ -92,12 +101,24 @@ impl Doorkeeper {
             let is_home = at_home.is_ok();
             // Whoever started this waits for it.
             let _ = tell.send(at_home);
-            for Order { namespace, ports, done } in queue.iter().take_while(|_| is_home) {
-                let door = enter(&namespace).and_then(|()| open(&ports));
+            for Order { namespace, errand } in queue.iter().take_while(|_| is_home) {
+                let entered = enter(&namespace);
                 // Staying would keep the namespace alive after its pod.
                 drop(namespace);
-                let back = enter(&host);
-                let _ = done.send(back.and(door));
+                match errand {
+                    Errand::Open { ports, done } => {
+                        let door = entered.and_then(|()| open(&ports));
+                        let back = enter(&host);
+                        let _ = done.send(back.and(door));
+                    }
+                    Errand::Sever(severance) => {
+                        let severed = entered.and_then(|()| severance.carry_out().map_err(DoorError::Sever));
+                        if let Err(error) = enter(&host).and(severed) {
+                            let error = crate::agent::chain(&error);
+                            tracing::warn!(error, "old connections of a pod are not ended: they hang");
+                        }
+                    }
+                }
             }
         };
         thread::Builder::new().name("gate-opener".to_owned()).spawn(work).map_err(DoorError::Thread)?;
@@ -108,8 +129,15 @@ impl Doorkeeper {
     /// Opens a gate in `namespace`, at the first of `ports` that is free there.
     pub(super) fn open(&self, namespace: File, ports: Vec<u16>) -> Result<Door, DoorError> {
         let (done, outcome) = mpsc::sync_channel(1);
-        self.orders.send(Order { namespace, ports, done }).map_err(|_| DoorError::Ended)?;
+        let errand = Errand::Open { ports, done };
+        self.orders.send(Order { namespace, errand }).map_err(|_| DoorError::Ended)?;
         outcome.recv().map_err(|_| DoorError::Ended)?
+    }
+
+    /// Ends connections in `namespace`, soon.
+    pub(super) fn sever(&self, namespace: File, severance: Severance) -> Result<(), DoorError> {
+        let errand = Errand::Sever(severance);
+        self.orders.send(Order { namespace, errand }).map_err(|_| DoorError::Ended)
     }
 }
 

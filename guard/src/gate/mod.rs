@@ -18,6 +18,7 @@ mod judge;
 mod peer;
 mod sandbox;
 mod serve;
+mod sever;
 mod teller;
 mod upstream;
 
@@ -25,7 +26,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     rc::Rc,
@@ -46,12 +47,19 @@ use tokio::{
 
 pub use door::{DoorError, own_namespace};
 pub use judge::Terms;
+pub use sever::ends_connections;
 
-use crate::{pods, request::Request, sinks::metrics::GateMetrics};
+use crate::{
+    pods::{self, Pod},
+    request::Request,
+    sinks::metrics::GateMetrics,
+    workload::Workload,
+};
 use budget::NodeBudget;
 use door::{Doorkeeper, enter, open_host};
 use sandbox::{Holder, Sandbox};
 use serve::{NewGate, Shared};
+use sever::Severance;
 use upstream::Upstream;
 
 /// How many news may wait for the agent.
@@ -119,6 +127,7 @@ pub struct Gates {
     orders: mpsc::UnboundedSender<NewGate>,
     open: BTreeMap<CgroupId, Open>,
     next_port: u16,
+    metrics: GateMetrics,
     draining: Arc<AtomicBool>,
 }
 
@@ -144,6 +153,7 @@ impl Gates {
         let per_second = settings.requests_per_second;
         let draining = Arc::<AtomicBool>::default();
         let is_draining = Arc::clone(&draining);
+        let own_metrics = metrics.clone();
         let shared = move || {
             let budget = NodeBudget::new(per_second, Instant::now());
             Shared::new(Upstream::new(imds), budget, metrics, tell_news, is_draining)
@@ -156,6 +166,7 @@ impl Gates {
             orders,
             open: BTreeMap::new(),
             next_port: GATE_PORT_FIRST,
+            metrics: own_metrics,
             draining,
         };
         Ok((gates, news))
@@ -198,7 +209,7 @@ impl Gates {
     pub fn open(&mut self, pod: CgroupId, wanted: Wanted) -> Result<Option<Gate>, OpenError> {
         let Wanted { folder, terms } = wanted;
         let failed = |source| OpenError::Sandbox { folder: folder.clone(), source };
-        let sandbox = self.sandbox(&folder, &terms).map_err(failed)?;
+        let sandbox = self.sandbox(&folder, &terms.pod).map_err(failed)?;
         let Some(Sandbox { namespace, holder }) = sandbox else { return Ok(None) };
         let door = self.doorkeeper.open(namespace, self.free_ports())?;
         let gate = door.gate;
@@ -217,6 +228,19 @@ impl Gates {
         self.order(NewGate { pod, folder, door, process, terms })?;
         self.open.insert(pod, Open { gate, terms: sender, mount });
         Ok(Some(gate))
+    }
+
+    /// Ends, soon, the connections that a pod has to some addresses, wherever it is: in its own network, or among those of
+    /// others on the host's.
+    pub fn sever(&self, folder: PathBuf, pod: &Pod, addresses: Vec<IpAddr>) -> Result<(), OpenError> {
+        let sandbox = self.sandbox(&folder, pod);
+        let sandbox = sandbox.map_err(|source| OpenError::Sandbox { folder: folder.clone(), source })?;
+        // One without a network has no connections.
+        let Some(Sandbox { namespace, .. }) = sandbox else { return Ok(()) };
+        let Workload { namespace: of, service_account, host_network, .. } = &pod.workload;
+        let ended = self.metrics.severed.with_label_values(&[of, service_account]);
+        let made_in = host_network.then_some(folder);
+        Ok(self.doorkeeper.sever(namespace, Severance { addresses, made_in, ended })?)
     }
 
     /// Says what holds from now on at an open gate.
@@ -246,12 +270,12 @@ impl Gates {
         was_open
     }
 
-    fn sandbox(&self, folder: &Path, terms: &Terms) -> io::Result<Option<Sandbox>> {
-        if terms.pod.workload.host_network {
+    fn sandbox(&self, folder: &Path, pod: &Pod) -> io::Result<Option<Sandbox>> {
+        if pod.workload.host_network {
             return Ok(Some(Sandbox { namespace: self.host.try_clone()?, holder: Holder::Host }));
         }
         let is_listed = |name: &str| {
-            pods::container_of(name).is_some_and(|container| terms.pod.containers.contains_key(&container))
+            pods::container_of(name).is_some_and(|container| pod.containers.contains_key(&container))
         };
         sandbox::find(folder, is_listed, self.host.metadata()?.ino(), &self.pod_networks)
     }

@@ -17,7 +17,7 @@ use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkP
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, nlas::Nla},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 
 /// The attribute of an answer that has the cgroup's id (`INET_DIAG_CGROUP_ID`, Linux 5.9).
@@ -112,12 +112,17 @@ fn cgroup_of(
             // An IPv6 socket that is connected to an IPv4 address has it in its mapped form.
             let ends = ends.map(|(address, port)| (address.to_canonical(), port));
             let is_meant = ends == [local, remote].map(|end| (end.ip(), end.port()));
-            Ok(response.nlas.iter().find_map(cgroup_id).filter(|_| is_meant))
+            Ok(cgroup_in(&response).filter(|_| is_meant))
         }
         NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::Error::other("an answer that was not asked for")),
     }
+}
+
+/// The cgroup in which a socket was made, as the kernel's answer about it tells.
+pub(super) fn cgroup_in(response: &InetResponse) -> Option<CgroupId> {
+    response.nlas.iter().find_map(cgroup_id)
 }
 
 fn cgroup_id(attribute: &Nla) -> Option<CgroupId> {
@@ -131,7 +136,7 @@ fn cgroup_id(attribute: &Nla) -> Option<CgroupId> {
 }
 
 /// Whether `cgroup` is the cgroup `folder` or lies below it.
-fn contains(folder: &Path, cgroup: CgroupId) -> io::Result<bool> {
+pub(super) fn contains(folder: &Path, cgroup: CgroupId) -> io::Result<bool> {
     if fs::metadata(folder)?.ino() == cgroup.0 {
         return Ok(true);
     }

@@ -20,7 +20,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use super::{
     link::CgroupLink,
     pin::{self, PinError, Pins},
-    probe::{self, Support},
+    probe::{self, Attachment, Support},
     query::{HOOKS, query},
     uplink,
 };
@@ -278,7 +278,7 @@ pub(super) fn attach(ebpf: &Ebpf, root: &GuardedRoot, pins: Option<&Pins>) -> Re
             let failed = |source: io::Error| LoadError::Attach {
                 name,
                 path: root.path.clone(),
-                remedy: remedy(&source),
+                remedy: remedy(&source, hook, root),
                 source,
             };
             let pinned = pins.map(|pins| pins.link(name)).transpose()?.flatten();
@@ -349,12 +349,26 @@ where
 }
 
 /// EPERM here has one usual cause, and the kernel does not name it.
-fn remedy(error: &io::Error) -> Option<String> {
-    (error.raw_os_error() == Some(libc::EPERM)).then(|| {
-        ": a program that was attached without BPF_F_ALLOW_MULTI, here or above, shuts others out; \
-         `imds-guard doctor` names it"
-            .to_owned()
+fn remedy(error: &io::Error, hook: &str, root: &GuardedRoot) -> Option<String> {
+    if error.raw_os_error() != Some(libc::EPERM) {
+        return None;
+    }
+    let found = attachments(root).unwrap_or_default();
+    let blocker = found.iter().find(|one| one.hook == hook && one.shuts_out(&found));
+    Some(match blocker {
+        Some(blocker) => format!(
+            ": {blocker} lets no other in: its owner must attach it with BPF_F_ALLOW_MULTI, or detach it"
+        ),
+        None => ": a program that was attached without BPF_F_ALLOW_MULTI, here or above, shuts others out; \
+                 `imds-guard doctor` names it"
+            .to_owned(),
     })
+}
+
+/// What is attached to the guarded root and above it at the guard's hooks.
+pub(super) fn attachments(root: &GuardedRoot) -> io::Result<Vec<Attachment>> {
+    let mount = root.path.ancestors().nth(root.level as usize).unwrap_or(&root.path);
+    probe::attachments(mount, root.path.strip_prefix(mount).ok())
 }
 
 /// Before Linux 5.11 maps count as locked memory, of which a process may have 64 KiB. Whoever may not raise the limit

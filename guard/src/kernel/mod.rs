@@ -12,7 +12,10 @@ mod query;
 mod raw;
 mod uplink;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap as StdHashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    io,
+};
 
 use aya::{
     Ebpf,
@@ -32,6 +35,7 @@ pub use uplink::UplinkError;
 
 use crate::{backstop::Uplink, endpoints::Endpoints};
 use load::Links;
+use probe::Attachment;
 
 /// The loaded programs, the map of rulings and its kin. Dropping it leaves what is pinned: without pins the programs are
 /// detached.
@@ -163,15 +167,18 @@ impl Kernel {
         self.pins.as_ref().is_some_and(|pins| load::is_linked(pins, &self.root))
     }
 
-    /// Attaches again what is not attached any more, and pins again what has lost its pin. Says whether anything was
-    /// amiss.
-    pub fn heal(&mut self) -> Result<bool, LoadError> {
+    /// Attaches again what is not attached any more. Says whether anything was amiss.
+    pub fn reattach(&mut self) -> Result<bool, LoadError> {
         let is_detached = self.check().is_err();
         if is_detached {
             self.attach()?;
         }
-        let is_unpinned = self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))?;
-        Ok(is_detached || is_unpinned)
+        Ok(is_detached)
+    }
+
+    /// Pins again what has lost its pin. Says whether anything had.
+    pub fn repin(&mut self) -> Result<bool, PinError> {
+        self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))
     }
 
     /// Removes what is pinned: the programs are detached when this is dropped.
@@ -276,6 +283,17 @@ impl Kernel {
     /// Whether the kernel took the program that keeps denied pods from frames past the queues.
     pub fn judges_options(&self) -> bool {
         load::is_loaded(&self.ebpf, load::OPTIONS)
+    }
+
+    /// The programs of others at the guard's hooks, at the guarded root and above it.
+    pub fn others(&self) -> io::Result<Vec<Attachment>> {
+        let own: Vec<_> = self.ebpf.programs().filter_map(|(_, own)| Some(own.info().ok()?.id())).collect();
+        let mut found = load::attachments(&self.root)?;
+        for attachment in &mut found {
+            attachment.programs.retain(|program| !own.contains(&program.id));
+        }
+        found.retain(|attachment| !attachment.programs.is_empty());
+        Ok(found)
     }
 
     /// The guarded root that the programs were loaded for.

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     error::Error,
+    fmt,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -52,6 +53,8 @@ pub struct Facts {
     pub namespace_id: Support,
     /// The parts of the backstop.
     pub backstop: BackstopSupport,
+    /// The end of other people's connections (`CONFIG_INET_DIAG_DESTROY`).
+    pub socket_destroy: Support,
     /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
     /// needs; or why they can't be listed.
     pub attachments: Result<Vec<Attachment>, String>,
@@ -143,6 +146,40 @@ pub struct AttachedProgram {
     pub name: Option<String>,
 }
 
+impl Attachment {
+    /// Whether the kernel would refuse to attach a link to the guarded root because of this one of `all`
+    /// (`hierarchy_allows_attach` and `__cgroup_bpf_attach` in kernel/bpf/cgroup.c).
+    pub fn shuts_out(&self, all: &[Self]) -> bool {
+        match self.levels_up {
+            0 => self.sharing != Sharing::Shared,
+            _ => self.sharing == Sharing::Exclusive && self.is_nearest_above(all),
+        }
+    }
+
+    /// Whether no other of `all` stands at the same hook between it and the guarded root.
+    pub fn is_nearest_above(&self, all: &[Self]) -> bool {
+        let above = all.iter().filter(|other| other.hook == self.hook && other.levels_up > 0);
+        above.map(|other| other.levels_up).min() == Some(self.levels_up)
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, cgroup, programs, .. } = self;
+        let programs: Vec<_> = programs.iter().map(ToString::to_string).collect();
+        write!(f, "{hook} at {}: {}", cgroup.display(), programs.join(", "))
+    }
+}
+
+impl fmt::Display for AttachedProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} (id {})", self.id),
+            None => write!(f, "id {}", self.id),
+        }
+    }
+}
+
 impl Facts {
     /// Finds out what this host can do. `cgroup_mount`, and `guarded_root` relative to it, are looked for where they
     /// are not given.
@@ -164,6 +201,7 @@ impl Facts {
             request_audit: load::request_audit(),
             backstop: backstop_support(),
             namespace_id: namespace_id(),
+            socket_destroy: support(gate::ends_connections()),
             attachments: attachments.map_err(|error| error.to_string()),
             locked_memory: locked_memory(&read("/proc/self/limits")),
             cgroup_mount,
@@ -255,7 +293,7 @@ pub(super) fn innermost(error: &dyn Error) -> String {
 }
 
 /// What is attached to the guarded `root` and to every cgroup above it up to the `mount`, nearest first.
-fn attachments(mount: &Path, root: Option<&Path>) -> io::Result<Vec<Attachment>> {
+pub(super) fn attachments(mount: &Path, root: Option<&Path>) -> io::Result<Vec<Attachment>> {
     let mut found = Vec::new();
     // One that is still to be made will have the mount above it, whatever its name.
     let root = root.unwrap_or(Path::new("kubepods"));

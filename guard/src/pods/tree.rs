@@ -16,6 +16,7 @@ use super::{
     ContainerId, PodUid,
     cgroup::{self, Name},
 };
+use crate::canary;
 
 /// The cgroups below the guarded root, as one walk found them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,10 +38,10 @@ pub struct PodCgroup {
     pub containers: Vec<(CgroupId, Option<ContainerId>)>,
 }
 
-/// Walks the pods' cgroups below the guarded `root`. Pods and containers that vanish on the way are left out.
+/// Walks the pods' cgroups below the guarded `root`, in which the agent's canary is no pod. Pods and containers that vanish on the way are left out.
 pub fn walk(root: &Path) -> io::Result<Tree> {
     let mut tree = Tree::default();
-    for folder in folders(root)? {
+    for folder in folders(root)?.into_iter().filter(|folder| folder.name != canary::FOLDER) {
         let path = PathBuf::from(&folder.name);
         if folder.means() == Name::Slice {
             tree.slices.push(folder.id);
@@ -137,6 +138,7 @@ mod tests {
             "besteffort".to_owned(),
             format!("pod{HASH}"),
             "what is this".to_owned(),
+            canary::FOLDER.to_owned(),
         ] {
             fs::create_dir_all(root.path().join(folder)).expect("create a folder");
         }

@@ -2,6 +2,7 @@
 //! an address, a process or a path.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,15 @@ use prometheus::{
 
 use super::totals::{self, Totals};
 use crate::{
-    account::Owners, backstop::Met, endpoints::Endpoints, kernel::Reading, kubernetes::Reason, pods::Index,
-    reconcile::RuleNames, request::ImdsVersion,
+    account::Owners,
+    backstop::Met,
+    endpoints::Endpoints,
+    issued::{Held, Holder},
+    kernel::Reading,
+    kubernetes::Reason,
+    pods::Index,
+    reconcile::RuleNames,
+    request::ImdsVersion,
 };
 
 /// Everything that `/metrics` shows.
@@ -39,6 +47,8 @@ pub struct Metrics {
     requests: RequestMetrics,
     gate: GateMetrics,
     degraded: IntGaugeVec,
+    credentials_held: IntGaugeVec,
+    selftest: SelftestMetrics,
 }
 
 /// Who the pods are, by the states that `imds_guard_pods` counts.
@@ -151,6 +161,14 @@ impl Metrics {
                 "imds_guard_policy_last_reload_success_timestamp_seconds",
                 "When a policy was last accepted, in seconds since the epoch.",
             )?,
+            selftest: SelftestMetrics::new(&registry)?,
+            credentials_held: gauges(
+                &registry,
+                "imds_guard_credentials_valid_until_timestamp_seconds",
+                "Until when a service account that is denied may hold credentials of the node's role from before, in seconds \
+                 since the epoch.",
+                &["namespace", "service_account"],
+            )?,
             degraded: gauges(
                 &registry,
                 "imds_guard_degraded",
@@ -237,7 +255,7 @@ impl Metrics {
     }
 
     /// Not those of the packet filter: it keeps its counters itself.
-    fn lasting(&self) -> [&IntCounterVec; 7] {
+    fn lasting(&self) -> [&IntCounterVec; 9] {
         [
             &self.attempts,
             &self.egress_packets,
@@ -246,6 +264,8 @@ impl Metrics {
             &self.events_lost,
             &self.requests.requests,
             &self.requests.credentials_issued,
+            &self.gate.severed,
+            &self.selftest.failures,
         ]
     }
 
@@ -298,6 +318,35 @@ impl Metrics {
         self.degraded.with_label_values(&[feature]).set(i64::from(degraded));
     }
 
+    /// How many credentials each service account has been given, by role and version.
+    pub fn credentials_issued(&self) -> Vec<(Holder, u64)> {
+        let totals = totals::totals(&[&self.requests.credentials_issued]).into_values().flatten();
+        let account = |labels: &BTreeMap<String, String>| {
+            let label = |name| labels.get(name).cloned().unwrap_or_default();
+            (label("namespace"), label("service_account"))
+        };
+        totals.map(|(labels, count)| (account(&labels), count)).collect()
+    }
+
+    /// Shows who may hold credentials from before, and until when.
+    pub fn set_held(&self, held: &[Held]) {
+        self.credentials_held.reset();
+        for Held { namespace, service_account, valid_until, .. } in held {
+            let labels = [namespace.as_str(), service_account.as_str()];
+            self.credentials_held.with_label_values(&labels).set(valid_until.as_second());
+        }
+    }
+
+    /// Shows what the self-test found at a time: each vector that could be tried, and whether it was shut.
+    pub fn set_selftest<'a>(&self, trials: impl Iterator<Item = (&'a str, bool)>, now: i64) {
+        self.selftest.success.reset();
+        for (vector, shut) in trials {
+            self.selftest.success.with_label_values(&[vector]).set(i64::from(shut));
+            self.selftest.failures.with_label_values(&[vector]).inc_by(u64::from(!shut));
+        }
+        self.selftest.last_run.set(now);
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -315,6 +364,8 @@ pub struct GateMetrics {
     gates: IntGaugeVec,
     /// How long they took to answer.
     duration: Histogram,
+    /// Connections of pods that were ended when their pod was denied, by namespace and service account.
+    pub severed: IntCounterVec,
     /// Connections that were not the pod's.
     pub strangers: IntCounter,
     /// Requests that were counted and not told: the agent could not keep up, or their pod had spent its budget.
@@ -342,6 +393,12 @@ impl GateMetrics {
                 &["state"],
             )?,
             duration: register(registry, Histogram::with_opts(duration)?)?,
+            severed: counters(
+                registry,
+                "imds_guard_connections_destroyed_total",
+                "Connections to a protected endpoint that were ended because their pod is denied it from now on.",
+                &["namespace", "service_account"],
+            )?,
             strangers: counter(
                 registry,
                 "imds_guard_gate_strangers_total",
@@ -355,6 +412,38 @@ impl GateMetrics {
     /// Notes how long a request took.
     pub fn took(&self, duration: Duration) {
         self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// What the self-test found.
+struct SelftestMetrics {
+    success: IntGaugeVec,
+    failures: IntCounterVec,
+    last_run: IntGauge,
+}
+
+impl SelftestMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            success: gauges(
+                registry,
+                "imds_guard_selftest_success",
+                "Whether the kernel refused the agent's own attempt when it last made one (1), by the way that it took. One \
+                 that this host can't make is left out.",
+                &["vector"],
+            )?,
+            failures: counters(
+                registry,
+                "imds_guard_selftest_failures_total",
+                "Attempts of the agent's own that the kernel did not refuse. They are put right at once where they can be.",
+                &["vector"],
+            )?,
+            last_run: gauge(
+                registry,
+                "imds_guard_selftest_last_run_timestamp_seconds",
+                "When the agent last tested itself, in seconds since the epoch.",
+            )?,
+        })
     }
 }
 

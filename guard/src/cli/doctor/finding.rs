@@ -62,6 +62,7 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         backstop::uplink(&facts.backstop.uplink),
         backstop::bypass(&facts.backstop.bypass),
         backstop::options(&facts.backstop.options),
+        socket_destroy(&facts.socket_destroy),
         btf(facts.btf),
         bpffs(facts.bpffs),
     ];
@@ -180,7 +181,7 @@ fn attachments(attachments: &Result<Vec<Attachment>, String>) -> Finding {
         Ok(attachments) => attachments,
         Err(reason) => return ATTACHED.untried(reason),
     };
-    if let Some(blocker) = attachments.iter().find(|found| shuts_out(found, attachments)) {
+    if let Some(blocker) = attachments.iter().find(|found| found.shuts_out(attachments)) {
         let Attachment { hook, cgroup, programs, .. } = blocker;
         let bpftool_hook = hook.rsplit('/').next().unwrap_or(hook);
         let detach: Vec<_> = programs
@@ -190,7 +191,7 @@ fn attachments(attachments: &Result<Vec<Attachment>, String>) -> Finding {
             })
             .collect();
         return ATTACHED.missing(
-            format!("{} lets no other in", describe(blocker)),
+            format!("{blocker} lets no other in"),
             format!(
                 "attaching ends with EPERM: its owner must attach it with BPF_F_ALLOW_MULTI, or detach it: {}",
                 detach.join(", ")
@@ -198,7 +199,7 @@ fn attachments(attachments: &Result<Vec<Attachment>, String>) -> Finding {
         );
     }
     let replaced: Vec<_> =
-        attachments.iter().filter(|found| is_replaced(found, attachments)).map(describe).collect();
+        attachments.iter().filter(|found| is_replaced(found, attachments)).map(ToString::to_string).collect();
     if !replaced.is_empty() {
         return ATTACHED.degraded(
             format!("{} may be overridden", replaced.join(", ")),
@@ -208,38 +209,13 @@ fn attachments(attachments: &Result<Vec<Attachment>, String>) -> Finding {
     if attachments.is_empty() {
         return ATTACHED.ok("none");
     }
-    ATTACHED.ok(attachments.iter().map(describe).collect::<Vec<_>>().join("\n"))
-}
-
-/// Whether the kernel would refuse to attach a link to the guarded root because of `found`.
-fn shuts_out(found: &Attachment, all: &[Attachment]) -> bool {
-    match found.levels_up {
-        0 => found.sharing != Sharing::Shared,
-        _ => found.sharing == Sharing::Exclusive && is_nearest_above(found, all),
-    }
+    ATTACHED.ok(attachments.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Whether `found` runs for pods now and would no longer run once a link is attached to the guarded root.
 fn is_replaced(found: &Attachment, all: &[Attachment]) -> bool {
     let at_root = all.iter().any(|other| other.hook == found.hook && other.levels_up == 0);
-    found.sharing == Sharing::Overridable && is_nearest_above(found, all) && !at_root
-}
-
-fn is_nearest_above(found: &Attachment, all: &[Attachment]) -> bool {
-    let above = all.iter().filter(|other| other.hook == found.hook && other.levels_up > 0);
-    above.map(|other| other.levels_up).min() == Some(found.levels_up)
-}
-
-fn describe(attachment: &Attachment) -> String {
-    let Attachment { hook, cgroup, programs, .. } = attachment;
-    let programs: Vec<_> = programs
-        .iter()
-        .map(|program| match &program.name {
-            Some(name) => format!("{name} (id {})", program.id),
-            None => format!("id {}", program.id),
-        })
-        .collect();
-    format!("{hook} at {}: {}", cgroup.display(), programs.join(", "))
+    found.sharing == Sharing::Overridable && found.is_nearest_above(all) && !at_root
 }
 
 fn ring_buffer(support: &Support) -> Finding {
@@ -292,6 +268,17 @@ fn gate(facts: &Facts) -> Finding {
         Support::Yes => GATE.degraded(format!("without {}", lacking.join(", ")), FOLLOWS),
         Support::No => GATE.degraded("network namespaces have no id here: that needs Linux 5.14", FOLLOWS),
         Support::Unknown(reason) => GATE.degraded(format!("not known: {reason}"), FOLLOWS),
+    }
+}
+
+/// Told of on its own: it needs no more rights than gates do, and without them nobody enters a pod's network.
+fn socket_destroy(support: &Support) -> Finding {
+    const DESTROY: Item = item("socket_destroy", "old connections");
+    const FOLLOWS: &str = "connections of a pod from before it was denied hang until they time out; what goes out on them is dropped all the same";
+    match support {
+        Support::Yes => DESTROY.ok("ended when their pod is denied"),
+        Support::No => DESTROY.degraded("the kernel was built without CONFIG_INET_DIAG_DESTROY", FOLLOWS),
+        Support::Unknown(reason) => DESTROY.degraded(format!("not known: {reason}"), FOLLOWS),
     }
 }
 

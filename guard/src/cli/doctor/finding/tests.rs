@@ -23,6 +23,7 @@ fn mk_facts() -> Facts {
             options: Support::Yes,
         },
         namespace_id: Support::Yes,
+        socket_destroy: Support::Yes,
         attachments: Ok(Vec::new()),
         locked_memory: Some(64 << 10),
     }
@@ -51,7 +52,7 @@ fn a_host_with_everything_is_ok_throughout() {
 fn every_fact_is_judged() {
     use State::{Degraded, Missing, Ok};
     type Case = (&'static str, fn(&mut Facts), &'static str, State);
-    let cases: [Case; 32] = [
+    let cases: [Case; 33] = [
         ("no nftables", |f| f.backstop.forward = Support::No, "backstop_forward", Degraded),
         ("no program at uplinks", |f| f.backstop.uplink = Support::No, "backstop_uplink", Degraded),
         ("no filter at devices", |f| f.backstop.bypass = Support::No, "backstop_bypass", Degraded),
@@ -85,6 +86,7 @@ fn every_fact_is_judged() {
         ("no socket storage", |f| f.socket_storage = Support::No, "socket_storage", Missing),
         ("no set_retval", |f| f.set_retval = Support::No, "set_retval", Degraded),
         ("no id of namespaces", |f| f.namespace_id = Support::No, "gate", Degraded),
+        ("no end of connections", |f| f.socket_destroy = Support::No, "socket_destroy", Degraded),
         ("no way into namespaces", |f| f.capabilities = Capabilities(!(1 << 19)), "gate", Degraded),
         ("no look at requests", |f| f.request_audit = Support::No, "request_audit", Degraded),
         ("no privileges", |f| f.set_retval = Support::Unknown("EPERM".into()), "set_retval", Missing),
