@@ -73,7 +73,7 @@ impl Bell {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -180,7 +180,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let pins = open_pins(&settings);
-    let backstop::Opened { keeper, bell: mut links, host } = backstop::open(&settings);
+    let backstop::Opened { keeper, bell: mut host_links, host } = backstop::open(&settings);
     let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
     let mut kernel_log = Some(kernel.take_log()?);
@@ -245,7 +245,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 cluster.lift_startup_taint(&state);
             }
             () = at(state.doors.next_look()) => state.apply(),
-            () = links.rang() => state.keeper.links_changed(),
+            () = host_links.rang() => state.keeper.links_changed(),
             () = at(state.keeper.look_at()) => state.look_after_backstop(),
             () = at(state.selftest.next_run()) => state.begin_selftest(),
             Some(step) = canary.recv() => {
