@@ -74,10 +74,10 @@ pub struct Settings {
     pub detach_on_exit: bool,
     pub endpoints: Endpoints,
     pub gate: GateSettings,
-    /// How often the canary tries to reach IMDS.
-    pub selftest_interval: Duration,
     /// Whether packets are stopped that no hook of a socket sees.
     pub backstop: bool,
+    /// How often the canary tries to reach IMDS.
+    pub selftest_interval: Duration,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
@@ -180,7 +180,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let pins = open_pins(&settings);
-    let backstop::Opened { keeper, bell: mut links, host } = backstop::open(&settings);
+    let backstop::Opened { keeper, bell: mut host_links, host } = backstop::open(&settings);
     let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
     let mut kernel_log = Some(kernel.take_log()?);
@@ -245,13 +245,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 cluster.lift_startup_taint(&state);
             }
             () = at(state.doors.next_look()) => state.apply(),
+            () = host_links.rang() => state.keeper.links_changed(),
+            () = at(state.keeper.look_at()) => state.look_after_backstop(),
             () = at(state.selftest.next_run()) => state.begin_selftest(),
             Some(step) = canary.recv() => {
                 state.hear_canary(step);
                 cluster.lift_startup_taint(&state);
             }
-            () = links.rang() => state.keeper.links_changed(),
-            () = at(state.keeper.look_at()) => state.look_after_backstop(),
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
                     lines.write(line, &state);
