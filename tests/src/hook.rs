@@ -268,7 +268,7 @@ struct Query {
 /// # Safety
 /// Its layout is the kernel's, without padding, and what it points to lives as long as it does.
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
-unsafe trait Attribute {}
+pub(crate) unsafe trait Attribute {}
 
 #[expect(unsafe_code, reason = "bpf(2) trusts its caller")]
 // SAFETY: laid out as in linux/bpf.h; its pointers are to constants.
@@ -323,7 +323,7 @@ fn attach_empty(cgroup: &File, hook: Hook) -> io::Result<OwnedFd> {
 }
 
 #[expect(unsafe_code, reason = "a bare system call")]
-fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
+pub(crate) fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
     // SAFETY: the kernel reads and writes `size_of::<A>()` bytes that `attribute` owns, and what they point to is as
     // `Attribute` promises.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<A>()) };
@@ -334,12 +334,12 @@ fn bpf<A: Attribute>(command: c_long, attribute: &mut A) -> io::Result<RawFd> {
 }
 
 #[expect(unsafe_code, reason = "a descriptor out of a bare system call")]
-fn owned(descriptor: RawFd) -> OwnedFd {
+pub(crate) fn owned(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made it for us, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
-fn descriptor(raw: RawFd) -> u32 {
+pub(crate) fn descriptor(raw: RawFd) -> u32 {
     u32::try_from(raw).expect("an open descriptor is not negative")
 }
 

@@ -355,11 +355,19 @@ impl State {
         if !self.is_guarding() {
             return;
         }
-        match self.kernel.heal() {
-            Ok(true) => tracing::warn!("programs were detached, or had lost their pins: they stand again"),
+        match self.kernel.reattach() {
+            Ok(true) => tracing::warn!("programs were detached: they stand again"),
             Ok(false) => {}
             Err(error) => tracing::error!(error = chain(&error), "the guard does not stand"),
         }
+        let pinned = self.kernel.repin();
+        match &pinned {
+            Ok(true) => tracing::warn!("pins were gone: what the agent holds is pinned again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(error), "the guard would end with this agent"),
+        }
+        let is_pinned = self.kernel.is_pinned() && pinned.is_ok();
+        self.degrade("pins", !is_pinned);
     }
 
     /// The pods that departed longer ago than the grace period, and those that came and went between two walks.

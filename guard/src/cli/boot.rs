@@ -25,6 +25,10 @@ pub(super) struct Boot {
     #[arg(long, value_name = "PATH", default_value = PIN_PATH)]
     pin_path: PathBuf,
 
+    /// The host's network namespace, where what is forwarded is stopped
+    #[arg(long, value_name = "PATH", default_value = "/proc/1/ns/net")]
+    host_network: PathBuf,
+
     #[command(flatten)]
     host: Host,
 }

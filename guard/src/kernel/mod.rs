@@ -150,15 +150,18 @@ impl Kernel {
         self.pins.as_ref().is_some_and(|pins| load::is_linked(pins, &self.root))
     }
 
-    /// Attaches again what is not attached any more, and pins again what has lost its pin. Says whether anything was
-    /// amiss.
-    pub fn heal(&mut self) -> Result<bool, LoadError> {
+    /// Attaches again what is not attached any more. Says whether anything was amiss.
+    pub fn reattach(&mut self) -> Result<bool, LoadError> {
         let is_detached = self.check().is_err();
         if is_detached {
             self.attach()?;
         }
-        let is_unpinned = self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))?;
-        Ok(is_detached || is_unpinned)
+        Ok(is_detached)
+    }
+
+    /// Pins again what has lost its pin. Says whether anything had.
+    pub fn repin(&mut self) -> Result<bool, PinError> {
+        self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))
     }
 
     /// Removes what is pinned: the programs are detached when this is dropped.

@@ -167,6 +167,11 @@ impl Pins {
     /// Pins again what has lost its pin; says whether anything had.
     pub(super) fn mend(&self, links: &[(&'static str, CgroupLink)]) -> Result<bool, PinError> {
         make(&self.generation)?;
+        if !is_bpffs(&self.generation) {
+            // The file system that was there is gone.
+            let _ = fs::remove_dir(&self.generation).and_then(|()| fs::remove_dir(&self.root));
+            return Err(PinError::NotBpffs { path: self.root.clone() });
+        }
         let mut mended = false;
         for (name, map) in &self.maps {
             let path = self.map(name);

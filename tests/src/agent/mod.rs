@@ -32,8 +32,15 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub struct Agent {
     process: Process,
     policy: PolicyFolder,
-    arguments: Vec<String>,
+    arguments: Arguments,
     folder: TempDir,
+}
+
+/// What it is started with, beside its files.
+#[derive(Debug)]
+struct Arguments {
+    words: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Agent {
@@ -44,11 +51,24 @@ impl Agent {
 
     /// The same with further arguments.
     pub fn start_with(node: &Node, policy: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(node, policy, arguments, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn start_in(
+        node: &Node,
+        policy: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("imds-guard-agent-").tempdir().context("make a folder")?;
         let policy = PolicyFolder::create(folder.path().join("policy"), policy)?;
         node.write_pods(&folder.path().join("pods.json"))?;
-        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let arguments = Arguments {
+            words: arguments.iter().map(ToString::to_string).collect(),
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
         let process = spawn(&binary("imds-guard")?, node, folder.path(), &arguments)?;
         Ok(Self { process, policy, arguments, folder })
     }
@@ -177,6 +197,16 @@ impl Agent {
         fs::read_to_string(log_path(self.folder.path())).unwrap_or_else(|error| error.to_string())
     }
 
+    /// Stops it where it is, until it is thawed.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id()
@@ -198,7 +228,7 @@ impl Agent {
     }
 }
 
-fn spawn(build: &Path, node: &Node, folder: &Path, arguments: &[String]) -> Result<Process> {
+fn spawn(build: &Path, node: &Node, folder: &Path, arguments: &Arguments) -> Result<Process> {
     let path = log_path(folder);
     let log = File::options()
         .create(true)
@@ -226,7 +256,8 @@ fn spawn(build: &Path, node: &Node, folder: &Path, arguments: &[String]) -> Resu
         .arg(folder.join("agent.sock"))
         .arg("--events")
         .arg(folder.join("events.jsonl"))
-        .args(arguments)
+        .args(&arguments.words)
+        .envs(arguments.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);

@@ -25,7 +25,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::bpffs::Bpffs;
+use crate::detached::DetachedMount;
 use crate::namespace::Namespace;
 use crate::place::Place;
 use crate::process::Process;
@@ -47,7 +47,8 @@ pub struct Node {
     network: Network,
     outside: Place,
     guarded_root: Cgroup,
-    bpffs: Bpffs,
+    bpffs: Option<DetachedMount>,
+    pin_path: PathBuf,
     pods: PodList,
     /// Numbers of pods, for their names and addresses.
     next: AtomicU16,
@@ -75,6 +76,8 @@ impl Node {
                 guarded_root.create(&class)?;
             }
         }
+        let bpffs = DetachedMount::bpf()?;
+        let pin_path = bpffs.path().join("imds-guard");
         let outside = Place::new(tree.root.create("outside")?, network.node.clone());
         Ok(Self {
             driver,
@@ -82,7 +85,8 @@ impl Node {
             network,
             outside,
             guarded_root,
-            bpffs: Bpffs::create()?,
+            bpffs: Some(bpffs),
+            pin_path,
             pods: PodList::default(),
             next: AtomicU16::new(0),
             tree,
@@ -130,8 +134,13 @@ impl Node {
     }
 
     /// Where the guard of this node is pinned.
-    pub fn pin_path(&self) -> PathBuf {
-        self.bpffs.path().join("imds-guard")
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+
+    /// Takes the BPF file system away, as unmounting does: what is pinned there has no name any more.
+    pub fn unmount_bpffs(&mut self) {
+        self.bpffs = None;
     }
 
     /// Makes a pod.
@@ -169,6 +178,15 @@ impl Node {
         pod.end_sandbox();
         let pause = self.sandbox(pod.pod_cgroup(), &namespace)?;
         pod.move_to(pause, namespace, addresses);
+        Ok(())
+    }
+
+    /// Starts a pod again that was switched off: the same uid, and the cgroups that are there already.
+    pub fn switch_on(&self, pod: &mut PodHandle) -> Result<()> {
+        fs::create_dir_all(pod.cgroup()).context("make a pod's cgroups")?;
+        let namespace = pod.namespace().clone();
+        let pause = self.sandbox(pod.pod_cgroup(), &namespace)?;
+        pod.resume(pause);
         Ok(())
     }
 

@@ -113,6 +113,16 @@ impl PodHandle {
         self.addresses = addresses;
     }
 
+    /// Kills its processes and removes its cgroups, as when the node loses power: Kubernetes still lists it.
+    pub fn switch_off(&mut self) -> Result<()> {
+        self.pause = None;
+        self.cgroup.remove()
+    }
+
+    pub(super) fn resume(&mut self, pause: Process) {
+        self.pause = Some(pause);
+    }
+
     /// The process that holds its sandbox, if one does.
     pub fn pause(&self) -> Option<&Process> {
         self.pause.as_ref()
