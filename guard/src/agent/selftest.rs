@@ -59,6 +59,7 @@ pub(super) enum Step {
 pub(super) struct Selftest {
     interval: Duration,
     steps: mpsc::Sender<Step>,
+    told: Option<mpsc::Receiver<Step>>,
     /// None while one is under way.
     next_run: Option<Instant>,
     cgroup: Option<CgroupId>,
@@ -75,21 +76,26 @@ pub(super) struct Selftest {
 }
 
 impl Selftest {
-    pub(super) fn new(interval: Duration, imds: EndpointId) -> (Self, mpsc::Receiver<Step>) {
+    pub(super) fn new(interval: Duration, endpoints: &Endpoints) -> Self {
         let (steps, told) = mpsc::channel(1);
-        let selftest = Self {
+        Self {
             interval,
             steps,
+            told: Some(told),
             next_run: Some(Instant::now()),
             cgroup: None,
             former: BTreeSet::new(),
-            imds,
+            imds: endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it"),
             refused: BTreeMap::new(),
             judged: BTreeMap::new(),
             found: BTreeMap::new(),
             last: SelftestStatus::default(),
-        };
-        (selftest, told)
+        }
+    }
+
+    /// What the canary tells. It can be taken once.
+    pub(super) fn steps(&mut self) -> mpsc::Receiver<Step> {
+        self.told.take().expect("it is taken once")
     }
 
     pub(super) fn next_run(&self) -> Option<Instant> {

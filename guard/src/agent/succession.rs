@@ -123,12 +123,11 @@ impl State {
             known.counters.as_ref().zip(now.as_ref()).is_some_and(|(known, now)| known.is_same_boot(now))
         };
         let known = checkpoint.filter(is_of_now);
-        self.unguarded = match (stood, known) {
-            (true, known) => known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect(),
-            (false, _) => {
-                self.issued.attached(Timestamp::now());
-                self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
-            }
+        self.unguarded = if stood {
+            known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect()
+        } else {
+            self.issued.attached(Timestamp::now());
+            self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
         };
         self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
         self.show_pods();
