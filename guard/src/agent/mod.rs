@@ -49,7 +49,6 @@ use crate::{
 use cluster::Cluster;
 use lines::Lines;
 use policy::PolicyInForce;
-use selftest::Selftest;
 use state::State;
 use succession::Predecessor;
 
@@ -189,10 +188,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
     let mut pod_changes = pod_changes(&settings.pods_from);
-    let imds = settings.endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it");
-    let (selftest, mut canary) = Selftest::new(settings.selftest_interval, imds);
-    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory, selftest);
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     state.keeper = keeper;
+    let mut canary = state.selftest.steps();
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
     state.reload_policy();
