@@ -41,6 +41,9 @@ fn without_a_guard_every_vector_reaches_imds() -> Result<()> {
     let mut scene = Scene::on_links()?;
     scene.inherit()?;
     let mut rows = attacks_succeed(&scene, &vectors_on_links())?;
+    // Nobody else may do it at all.
+    let report = scene.attack_privileged(&scene.attackers()[0], Vector::Setns)?;
+    ensure!(report.outcome.got_bytes(), "no attack: {report:?}");
     rows.extend(attacks_succeed(&scene, &[Vector::Undo])?);
     rows.extend(attacks_succeed(&Scene::on_bridge()?, &[Vector::ArpSpoofed])?);
     told(rows).map(drop)
@@ -70,6 +73,7 @@ fn enforced_nobody_gets_a_byte_by_any_vector() -> Result<()> {
     let mut rows = at_the_same_time(staged, |(kind, attack)| Ok(vec![judged(kind, &attack.proceed()?)]))?;
     rows.extend(attacks_fail(&scene, &vectors)?);
     let seen = scene.node().simulator().seen();
+    every_lock_has_counted(&agent)?;
     // Last, for it opens what it may.
     rows.extend(attacks_fail(&scene, &[Vector::Undo])?);
     agent.stop()?;
@@ -103,6 +107,22 @@ fn the_document_has_the_table() -> Result<()> {
             table::BEGIN,
             table::END
         );
+    }
+    Ok(())
+}
+
+/// What is closed is counted where it is closed.
+fn every_lock_has_counted(agent: &Agent) -> Result<()> {
+    let metrics = agent.metrics()?;
+    let denied = [("verdict", "deny"), ("mode", "enforce")];
+    let dropped = |place| [("place", place), ("action", "drop")];
+    for (name, labels) in [
+        ("imds_guard_attempts_total", denied),
+        ("imds_guard_egress_packets_total", denied),
+        ("imds_guard_backstop_packets_total", dropped("forward")),
+        ("imds_guard_backstop_packets_total", dropped("bypass")),
+    ] {
+        ensure!(metrics.count(name, &labels) > 0, "nothing is counted as {name} {labels:?}");
     }
     Ok(())
 }

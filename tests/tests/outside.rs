@@ -16,9 +16,7 @@ fn a_process_beside_the_guarded_root_reaches_imds_throughout() -> Result<()> {
     let siege = node.outside().besiege(Vector::Tcp)?;
     let mut agent = Agent::start(&node, DENY_ALL)?;
     agent.wait_ready(READY)?;
-    // Those of packet sockets too: the backstop is for pods.
-    let past_sockets = [Vector::Link, Vector::LinkIpv6, Vector::LinkQdiscBypass, Vector::Xdp];
-    for vector in Vector::of_sockets().chain(past_sockets) {
+    for vector in Vector::of_sockets() {
         let report = node.outside().attack(vector)?;
         ensure!(
             report.outcome.got_bytes() || matches!(report.outcome, Outcome::Unsupported(_)),

@@ -137,6 +137,8 @@ pub enum Vector {
     LinkQdiscBypass,
     /// The same through a device that is not on the way to IMDS.
     LinkOtherDevice,
+    /// The same through a device of the pod's own on the node's uplink, as an additional network gives it.
+    LinkMacvlan,
     /// A datagram in the name of somebody who may.
     LinkSpoofed,
     /// Every packet in fragments of 8 bytes.
@@ -270,7 +272,7 @@ impl Vector {
             Self::Link => link::own_address(target).into(),
             Self::LinkIpv6 => link::own_address_ipv6(target).into(),
             Self::LinkQdiscBypass => link::without_queue(target).into(),
-            Self::LinkOtherDevice => link::other_device(target).into(),
+            Self::LinkOtherDevice | Self::LinkMacvlan => link::other_device(target).into(),
             Self::LinkSpoofed => link::spoofed(target).into(),
             Self::LinkFragments => shaped::fragments(target).into(),
             Self::LinkOptions => shaped::options(target).into(),

@@ -175,6 +175,12 @@ impl Node {
         self.network.add_uplink(self.number(), device)
     }
 
+    /// Gives a pod a device of its own on the node's uplink, as additional networks of pods are made: what goes through it
+    /// never comes by the node's own network.
+    pub fn add_macvlan(&self, pod: &PodHandle, device: &str) -> Result<()> {
+        self.network.add_macvlan(self.number(), pod.namespace(), device)
+    }
+
     fn number(&self) -> u16 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }

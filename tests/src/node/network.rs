@@ -11,6 +11,9 @@ const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 214, 0, 1);
 pub(super) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd14, 0, 0, 0, 0, 0, 0, 0);
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd14, 0, 0, 0, 0, 0, 0, 1);
 
+const NODE_MAC: &str = "02:00:00:00:00:01";
+const GATEWAY_MAC: &str = "02:00:00:00:00:02";
+
 /// Where the pairs begin that number the links between the node and its pods.
 const PODS_V4: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 const PODS_V6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0);
@@ -67,11 +70,10 @@ const PAIRED: (u8, u8) = (31, 127);
 impl Network {
     pub(super) fn create(layout: Layout) -> Result<Self> {
         let network = Self { layout, node: Namespace::create()?, imds: Namespace::create()? };
-        let mac = |end| format!("02:00:00:00:00:{end:02x}");
         let node = End {
             namespace: &network.node,
             device: "uplink",
-            mac: mac(1),
+            mac: NODE_MAC.to_owned(),
             v4: NODE_V4,
             v6: NODE_V6,
             prefixes: PAIRED,
@@ -79,7 +81,7 @@ impl Network {
         let imds = End {
             namespace: &network.imds,
             device: "eth0",
-            mac: mac(2),
+            mac: GATEWAY_MAC.to_owned(),
             v4: GATEWAY_V4,
             v6: GATEWAY_V6,
             prefixes: PAIRED,
@@ -142,6 +144,23 @@ impl Network {
     /// Makes one more link between the node and IMDS, without a route over it.
     pub(super) fn add_uplink(&self, number: u16, device: &str) -> Result<()> {
         add_pair(&End::near(number, &self.node, device), &End::far(number, &self.imds, device))
+    }
+
+    /// Gives a pod a device of its own on the uplink, past the node. IMDS knows its address.
+    pub(super) fn add_macvlan(&self, number: u16, pod: &Namespace, device: &str) -> Result<()> {
+        let End { mac, v4, .. } = End::far(number, pod, device);
+        let uplink =
+            format!("link add link uplink name {device} address {mac} netns {} type macvlan", pod.path());
+        self.node.ip(&format!("{uplink} mode bridge"))?;
+        pod.ip(&format!(
+            "addr add {v4}/32 dev {device}
+             link set {device} up
+             neigh replace {GATEWAY_V4} lladdr {GATEWAY_MAC} dev {device} nud permanent"
+        ))?;
+        self.imds.ip(&format!(
+            "route add {v4}/32 dev eth0
+             neigh replace {v4} lladdr {mac} dev eth0 nud permanent"
+        ))
     }
 
     /// Removes a pod's link, both its ends.

@@ -89,6 +89,7 @@ pub fn fate(vector: Vector, kind: Kind) -> Fate {
     match vector {
         V::ArpSpoofed if kind.host_network => Fate::None("the router is nobody's neighbour on its bridge"),
         V::AddressReused if kind.host_network => Fate::None("the node's address stays the node's"),
+        V::LinkMacvlan if kind.host_network => Fate::None("it has the uplink itself"),
         _ => match missing(vector, kind) {
             Some(capability) => Fate::Needs(capability),
             None if kind.host_network => from_host_network(vector),
@@ -124,6 +125,7 @@ fn from_pod_network(vector: Vector) -> Fate {
         | V::TunDevice
         | V::Service
         | V::Undo => Fate::Closed(Lock::Forward),
+        V::LinkMacvlan => Fate::Closed(Lock::Uplink),
         _ => from_anywhere(vector),
     }
 }
@@ -194,6 +196,7 @@ fn missing(vector: Vector, kind: Kind) -> Option<&'static str> {
         | V::LinkIpv6
         | V::LinkQdiscBypass
         | V::LinkOtherDevice
+        | V::LinkMacvlan
         | V::LinkSpoofed
         | V::LinkFragments
         | V::LinkOptions

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::Kind;
 use crate::attack::{Conversation, Held, Props, Report, Staged, Vector};
 use crate::node::Permissive;
-use crate::{Driver, Node, Place, PodHandle, PodSpec, Process};
+use crate::{Capabilities, Driver, Node, Place, PodHandle, PodSpec, Process};
 
 /// The account that policies allow everything.
 const TRUSTED: (&str, &str) = ("shop", "trusted");
@@ -29,6 +29,8 @@ pub struct Attacker {
     /// A process of the allowed pod that holds sockets, and may do what the attacker may: from one that may do more
     /// nothing can be taken.
     victim: Option<(Process, Held)>,
+    /// Whether the kernel has such devices.
+    has_macvlan: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,15 @@ impl Scene {
         let trusted = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
         let kinds = Kind::ALL.into_iter().filter(|kind| !kind.host_network);
         let attackers = kinds
-            .map(|kind| Ok(Attacker { kind, pod: node.pod(spec(kind))?, heir: None, victim: None }))
+            .map(|kind| {
+                Ok(Attacker {
+                    kind,
+                    pod: node.pod(spec(kind))?,
+                    heir: None,
+                    victim: None,
+                    has_macvlan: false,
+                })
+            })
             .collect::<Result<_>>()?;
         Ok(Self { permissive: None, attackers, trusted, node })
     }
@@ -90,8 +100,13 @@ impl Scene {
             _ => held.unconnected,
         });
         let heir = attacker.heir.as_ref().filter(|_| vector == Vector::AddressReused);
+        let device = match vector {
+            Vector::LinkMacvlan => "net1",
+            _ if attacker.kind.host_network => "uplink1",
+            _ => "eth1",
+        };
         Ok(Props {
-            device: Some(if attacker.kind.host_network { "uplink1" } else { "eth1" }.to_owned()),
+            device: Some(device.to_owned()),
             claim: Some(self.trusted_address()?),
             router: self.permissive.map(|node| node.router),
             router_ipv6: self.permissive.map(|node| node.router_ipv6),
@@ -104,12 +119,13 @@ impl Scene {
 
     /// What this kernel can't do for a vector.
     pub fn lacks(&self, vector: Vector) -> Option<&'static str> {
-        let lacks = self.permissive.filter(|node| match vector {
-            Vector::Ipip => !node.unwraps_ipip,
-            Vector::Vxlan => !node.unwraps_vxlan,
+        let lacks = match (vector, self.permissive) {
+            (Vector::Ipip, Some(node)) => !node.unwraps_ipip,
+            (Vector::Vxlan, Some(node)) => !node.unwraps_vxlan,
+            (Vector::LinkMacvlan, _) => !self.attackers.iter().any(|attacker| attacker.has_macvlan),
             _ => false,
-        });
-        lacks.map(|_| "unsupported")
+        };
+        lacks.then_some("unsupported")
     }
 
     /// Starts an attack, up to its pause if it has one.
@@ -121,6 +137,12 @@ impl Scene {
     /// Performs an attack.
     pub fn attack(&self, attacker: &Attacker, vector: Vector) -> Result<Report> {
         self.stage(attacker, vector)?.proceed()
+    }
+
+    /// Performs an attack as it would be in a privileged container.
+    pub fn attack_privileged(&self, attacker: &Attacker, vector: Vector) -> Result<Report> {
+        let place = attacker.place(vector).with(Capabilities::All);
+        place.stage_with(vector, &self.props(attacker, vector)?)?.proceed()
     }
 
     /// Deletes the allowed pods that began conversations; attackers get their addresses.
@@ -141,12 +163,13 @@ impl Attacker {
         let pod = node.pod(spec(kind))?;
         let victim = Some(trusted.with(kind.capabilities).hold_sockets()?);
         if kind.host_network {
-            return Ok(Self { kind, pod, heir: None, victim });
+            return Ok(Self { kind, pod, heir: None, victim, has_macvlan: false });
         }
         node.add_device(&pod, "eth1")?;
+        let has_macvlan = node.add_macvlan(&pod, "net1").is_ok();
         let predecessor = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
         let conversation = predecessor.begin_conversation()?;
-        Ok(Self { kind, pod, heir: Some(Heir { pod: Some(predecessor), conversation }), victim })
+        Ok(Self { kind, pod, heir: Some(Heir { pod: Some(predecessor), conversation }), victim, has_macvlan })
     }
 
     /// Where it attacks from.
