@@ -24,7 +24,7 @@ pub use event::{AttemptEvent, Budget, COMM_LEN, EVENTS_PER_POD_AND_SECOND, Lost}
 pub use gate::{GATE_PORT_FIRST, Gate, GateKey, HTTP_PORT, NamespaceCookie, Redirected};
 pub use pod::{CgroupId, Kind, PodEntry, Ruling, SocketOrigin};
 pub use request::{OpenRequest, REQUEST_LINE_LEN, RequestRecord, SCAN_BUDGET, Scan, Sent, status_of};
-pub use rule::{MAX_RULES, RuleId, RuleLabel};
+pub use rule::{CANARY_RULE, MAX_RULES, RuleId, RuleLabel};
 
 /// Goes up with every change to a layout in this crate: state that is pinned under another version is replaced, not read.
 ///

@@ -1,6 +1,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{EndpointId, Gate, MAX_ENDPOINTS, Mode, NamespaceCookie, RuleId, Verdict, code};
+use crate::{CANARY_RULE, EndpointId, Gate, MAX_ENDPOINTS, Mode, NamespaceCookie, RuleId, Verdict, code};
 
 /// The kernel's 64-bit id of a cgroup: the inode number of its folder.
 #[derive(
@@ -88,14 +88,13 @@ impl PodEntry {
     pub const CLOSED: Self =
         Self::new(Kind::Pod, [Ruling::new(Verdict::Deny, Mode::Enforce, 0); MAX_ENDPOINTS]);
 
+    /// The entry of the agent's canary, which is denied everything.
+    pub const CANARY: Self =
+        Self::new(Kind::Canary, [Ruling::new(Verdict::Deny, Mode::Enforce, CANARY_RULE); MAX_ENDPOINTS]);
+
     /// The entry of a pod: a ruling for every endpoint, in the order of their ids. Nothing leads through a gate.
     pub const fn pod(rulings: [Ruling; MAX_ENDPOINTS]) -> Self {
         Self::new(Kind::Pod, rulings)
-    }
-
-    /// The entry of the agent's canary, which is denied everything by `rule`.
-    pub const fn canary(rule: RuleId) -> Self {
-        Self::new(Kind::Canary, [Ruling::new(Verdict::Deny, Mode::Enforce, rule); MAX_ENDPOINTS])
     }
 
     /// The same pod, which reaches `endpoint` through its gate alone. While the gate is not open, nothing leads there.

@@ -7,6 +7,12 @@ pub type RuleId = u16;
 /// How many rules the map `RULES` can name.
 pub const MAX_RULES: u32 = 4096;
 
+/// The rule that denies the agent's canary, and by which its counts are known, whatever became of its cgroup. No policy has
+/// it: it lies past the room of `RULES`.
+pub const CANARY_RULE: RuleId = RuleId::MAX;
+
+const _: () = assert!(CANARY_RULE as u32 >= MAX_RULES);
+
 /// The name of a rule as `RULES` has it: at most 63 bytes, and zeroes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]

@@ -1,6 +1,6 @@
 //! An event of the kernel, attributed: who asked for what, and what was decided. This is a line of the event log.
 
-use guard_common::{AttemptEvent, CgroupId, Hook, Verdict};
+use guard_common::{AttemptEvent, CgroupId, Lock, Verdict};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -76,7 +76,7 @@ impl Attribution<'_> {
     pub fn attribute(&self, event: &AttemptEvent) -> Attempt {
         let pod = self.index.identify(event.pod);
         let container = self.index.container(event.pod, event.container);
-        let process = event.hook() != Hook::Egress;
+        let process = event.hook().lock() == Lock::Socket;
         Attempt {
             time: self.time(event.time),
             event: "imds_guard.attempt",

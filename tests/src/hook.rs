@@ -79,7 +79,7 @@ impl Hook {
         let mut attach = Attach {
             target: descriptor(folder.as_raw_fd()),
             program: descriptor(program.as_raw_fd()),
-            attach_type: self.attach_type(),
+            hook: self.attach_type(),
             flags: 0,
         };
         bpf(BPF_PROG_ATTACH, &mut attach).with_context(|| format!("attach an empty {self:?} alone"))?;
@@ -92,8 +92,8 @@ impl Hook {
         let mut detached = 0;
         let mut next = Id::default();
         while bpf(BPF_LINK_GET_NEXT_ID, &mut next).is_ok() {
-            let mut open = Id { id: next.next, ..Id::default() };
-            next.id = next.next;
+            let mut open = Id { number: next.next, ..Id::default() };
+            next.number = next.next;
             // One that is gone meanwhile is nobody's.
             let Ok(link) = bpf(BPF_LINK_GET_FD_BY_ID, &mut open).map(owned) else { continue };
             let mut found = LinkInfo::default();
@@ -210,7 +210,7 @@ struct Link {
 struct Attach {
     target: u32,
     program: u32,
-    attach_type: u32,
+    hook: u32,
     flags: u32,
 }
 
@@ -218,7 +218,7 @@ struct Attach {
 #[derive(Default)]
 #[repr(C)]
 struct Id {
-    id: u32,
+    number: u32,
     next: u32,
     flags: u32,
 }

@@ -72,7 +72,7 @@ impl Bell {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

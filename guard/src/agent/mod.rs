@@ -49,7 +49,6 @@ use crate::{
 use cluster::Cluster;
 use lines::Lines;
 use policy::PolicyInForce;
-use selftest::Selftest;
 use state::State;
 use succession::Predecessor;
 
@@ -74,10 +73,10 @@ pub struct Settings {
     pub detach_on_exit: bool,
     pub endpoints: Endpoints,
     pub gate: GateSettings,
-    /// How often the canary tries to reach IMDS.
-    pub selftest_interval: Duration,
     /// Whether packets are stopped that no hook of a socket sees.
     pub backstop: bool,
+    /// How often the canary tries to reach IMDS.
+    pub selftest_interval: Duration,
     pub events: PathBuf,
     pub listen: SocketAddr,
     pub socket: PathBuf,
@@ -180,7 +179,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let pins = open_pins(&settings);
-    let backstop::Opened { keeper, bell: mut links, host } = backstop::open(&settings);
+    let backstop::Opened { keeper, bell: mut host_links, host } = backstop::open(&settings);
     let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
     let mut kernel_log = Some(kernel.take_log()?);
@@ -189,10 +188,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     // Watching begins before the first look, so that no change falls between the two.
     let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
     let mut pod_changes = pod_changes(&settings.pods_from);
-    let imds = settings.endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it");
-    let (selftest, mut canary) = Selftest::new(settings.selftest_interval, imds);
-    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory, selftest);
+    let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     state.keeper = keeper;
+    let mut canary = state.selftest.steps();
     let mut bell = state.hear(bell);
     let mut gate_news = state.start_gates();
     state.reload_policy();
@@ -245,13 +243,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 cluster.lift_startup_taint(&state);
             }
             () = at(state.doors.next_look()) => state.apply(),
+            () = host_links.rang() => state.keeper.links_changed(),
+            () = at(state.keeper.look_at()) => state.look_after_backstop(),
             () = at(state.selftest.next_run()) => state.begin_selftest(),
             Some(step) = canary.recv() => {
                 state.hear_canary(step);
                 cluster.lift_startup_taint(&state);
             }
-            () = links.rang() => state.keeper.links_changed(),
-            () = at(state.keeper.look_at()) => state.look_after_backstop(),
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
                     lines.write(line, &state);

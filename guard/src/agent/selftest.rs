@@ -4,13 +4,13 @@
 //! proves nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
 };
 
-use guard_common::{CgroupId, EndpointId, Lock, PodEntry, RuleId, Way};
+use guard_common::{CANARY_RULE, CgroupId, EndpointId, Lock, PodEntry, Way};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -27,10 +27,6 @@ use crate::{
 
 /// The feature that is degraded while the canary can't be asked.
 const FEATURE: &str = "selftest";
-
-/// The rule that denies the canary, in the kernel's counts. A policy may have one of this name: they are told apart by
-/// their cgroups.
-const RULE: &str = "selftest";
 
 /// What stands beside the vectors: whether every program is attached, those that no vector passes too.
 const ATTACHED: &str = "attached";
@@ -63,10 +59,12 @@ pub(super) enum Step {
 pub(super) struct Selftest {
     interval: Duration,
     steps: mpsc::Sender<Step>,
+    told: Option<mpsc::Receiver<Step>>,
     /// None while one is under way.
     next_run: Option<Instant>,
     cgroup: Option<CgroupId>,
-    rule: RuleId,
+    /// Cgroups that it had before, and of which the kernel still has counters.
+    former: BTreeSet<CgroupId>,
     imds: EndpointId,
     /// What the kernel counted of the canary's attempts that it refused, by the lock.
     refused: BTreeMap<Lock, u64>,
@@ -78,21 +76,26 @@ pub(super) struct Selftest {
 }
 
 impl Selftest {
-    pub(super) fn new(interval: Duration, imds: EndpointId) -> (Self, mpsc::Receiver<Step>) {
+    pub(super) fn new(interval: Duration, endpoints: &Endpoints) -> Self {
         let (steps, told) = mpsc::channel(1);
-        let selftest = Self {
+        Self {
             interval,
             steps,
+            told: Some(told),
             next_run: Some(Instant::now()),
             cgroup: None,
-            rule: 0,
-            imds,
+            former: BTreeSet::new(),
+            imds: endpoints.id(Endpoints::IMDS).expect("every table of endpoints has it"),
             refused: BTreeMap::new(),
             judged: BTreeMap::new(),
             found: BTreeMap::new(),
             last: SelftestStatus::default(),
-        };
-        (selftest, told)
+        }
+    }
+
+    /// What the canary tells. It can be taken once.
+    pub(super) fn steps(&mut self) -> mpsc::Receiver<Step> {
+        self.told.take().expect("it is taken once")
     }
 
     pub(super) fn next_run(&self) -> Option<Instant> {
@@ -105,19 +108,16 @@ impl Selftest {
 
     /// Takes the canary's counts out of a reading: they are nobody's attempts.
     pub(super) fn take_counts(&mut self, reading: &mut Reading) {
-        let denied = (self.rule, self.imds, Way::Refused);
         self.refused.clear();
-        for (key, count) in &reading.decisions {
-            if Some(key.cgroup) == self.cgroup && (key.rule, key.endpoint, key.way()) == denied {
+        self.former.clear();
+        let own = reading.decisions.extract_if(.., |(key, _)| key.rule == CANARY_RULE);
+        for (key, count) in own {
+            if Some(key.cgroup) != self.cgroup {
+                self.former.insert(key.cgroup);
+            } else if (key.endpoint, key.way()) == (self.imds, Way::Refused) {
                 *self.refused.entry(key.lock()).or_default() += count;
             }
         }
-        self.leave_out(reading);
-    }
-
-    /// Leaves its counts out of a reading.
-    pub(super) fn leave_out(&self, reading: &mut Reading) {
-        reading.decisions.retain(|(key, _)| Some(key.cgroup) != self.cgroup);
     }
 
     /// What failed when it was last tried, if anything did.
@@ -171,15 +171,17 @@ impl State {
             self.forget_canary(former);
         }
         self.selftest.cgroup = Some(cgroup);
-        self.selftest.rule = self.rules.id(RULE);
-        self.write_rules();
-        let entry = PodEntry::canary(self.selftest.rule);
+        let entry = PodEntry::CANARY;
         self.kernel.set_pod(cgroup, &entry).map_err(|error| chain(&error))?;
         // From here on it is the canary's attempts that are added.
         if !self.collect() {
             return Err("the counters can't be read".to_owned());
         }
         self.selftest.judged.clone_from(&self.selftest.refused);
+        let former = std::mem::take(&mut self.selftest.former);
+        if !former.is_empty() {
+            self.forget_counters(&former);
+        }
         Ok(path)
     }
 

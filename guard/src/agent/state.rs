@@ -102,9 +102,9 @@ impl State {
         metrics: Metrics,
         policy: PolicyInForce,
         memory: Option<Memory>,
-        selftest: Selftest,
     ) -> Self {
         let lacking = settings.degraded.clone();
+        let selftest = Selftest::new(settings.selftest_interval, &settings.endpoints);
         let mut state = Self {
             settings,
             listen,

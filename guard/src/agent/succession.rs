@@ -12,7 +12,7 @@
 
 use std::{path::Path, time::Duration};
 
-use guard_common::{CgroupId, PodEntry};
+use guard_common::{CANARY_RULE, CgroupId, PodEntry};
 use hyper::Method;
 use jiff::Timestamp;
 use tokio::{
@@ -123,12 +123,11 @@ impl State {
             known.counters.as_ref().zip(now.as_ref()).is_some_and(|(known, now)| known.is_same_boot(now))
         };
         let known = checkpoint.filter(is_of_now);
-        self.unguarded = match (stood, known) {
-            (true, known) => known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect(),
-            (false, _) => {
-                self.issued.attached(Timestamp::now());
-                self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
-            }
+        self.unguarded = if stood {
+            known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect()
+        } else {
+            self.issued.attached(Timestamp::now());
+            self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
         };
         self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
         self.show_pods();
@@ -177,9 +176,9 @@ impl State {
     }
 
     fn add_books(&mut self, mut books: Books, checkpoint: Option<&Checkpoint>) {
-        self.selftest.leave_out(&mut books.reading);
         let same = checkpoint.filter(|checkpoint| checkpoint.counters.as_ref() == Some(&books.counters));
-        let reading = std::mem::take(&mut books.reading);
+        let mut reading = std::mem::take(&mut books.reading);
+        reading.decisions.retain(|(key, _)| key.rule != CANARY_RULE);
         let mut account = same.map_or_else(Account::default, |known| Account::resume(known, &reading));
         let added = account.added(reading);
         let endpoints = &self.settings.endpoints;

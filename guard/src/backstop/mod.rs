@@ -22,13 +22,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     thread,
 };
 
 use guard_common::NamespaceCookie;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use links::{LinksError, Uplink};
@@ -255,6 +255,27 @@ pub fn remove(host_network: &Path) -> Result<(), BackstopError> {
         Ok(())
     })
     .map_err(failed)?
+}
+
+/// Tries both tables in a network namespace of their own, which ends with this: that of what is sent on, and that of what
+/// leaves past the queues.
+pub fn try_tables() -> (io::Result<()>, io::Result<()>) {
+    let imds = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+    let endpoints = BTreeSet::from([imds]);
+    let forward = Forward { endpoints: endpoints.clone(), forwarded: ruleset::Forwarded::Drop };
+    let bypass = Bypass { endpoints, uplinks: ["lo".to_owned()].into(), drops: true };
+    let attempt = |table: Table| {
+        thread::scope(|scope| {
+            let work = || {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                Nft::open().and_then(|nft| nft.replace(&table)).map_err(NftError::into_cause)?;
+                Ok(())
+            };
+            let worker = thread::Builder::new().spawn_scoped(scope, work)?;
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    };
+    (attempt(forward.table()), attempt(bypass.table()))
 }
 
 impl Kept {

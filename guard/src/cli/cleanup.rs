@@ -73,14 +73,14 @@ impl Cleanup {
         } else {
             println!("nothing  is pinned at {}", self.pin_path.display());
         }
+        backstop::remove(&self.host_network)?;
+        println!("removed  the backstop in {}", self.host_network.display());
         if let Err(error) = self.remove_canary() {
             // An empty cgroup does nothing.
             eprintln!("left     the cgroup of the self-test: {error:#}");
         }
         // Nobody listens there any more, or will soon not.
         let _ = std::fs::remove_file(&self.socket);
-        backstop::remove(&self.host_network)?;
-        println!("removed  the backstop in {}", self.host_network.display());
         if let Some(folder) = &self.state_dir {
             crate::memory::forget(folder)?;
             println!("removed  what was remembered in {}", folder.display());

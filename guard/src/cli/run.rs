@@ -85,13 +85,14 @@ pub(super) struct Run {
     #[arg(long, value_name = "N", default_value_t = 200)]
     imds_requests_per_second: u32,
 
-    /// How often the agent tries to reach IMDS itself, from a cgroup of its own among the pods, to see that it is refused
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    selftest_interval: Duration,
     /// Whether packets are stopped that no hook of a socket sees (AF_PACKET and its kin), by tables of nftables and by tc
     /// programs in the host's network
     #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On)]
     backstop: Switch,
+
+    /// How often the agent tries to reach IMDS itself, from a cgroup of its own among the pods, to see that it is refused
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    selftest_interval: Duration,
 
     /// Where the event log goes, a JSON object a line: a file, or - for the standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -190,8 +191,8 @@ impl Run {
                 pod_networks: self.pod_networks,
                 requests_per_second: self.imds_requests_per_second,
             },
-            selftest_interval: self.selftest_interval,
             backstop: matches!(self.backstop, Switch::On),
+            selftest_interval: self.selftest_interval,
             events: self.events,
             listen: self.listen,
             socket: self.socket,

@@ -92,15 +92,10 @@ fn selftest(SelftestStatus { last_run, vectors }: &SelftestStatus) -> String {
     });
     let shut = of(|trial| (*trial == Trial::Shut).then(String::new));
     let not_tried = of(|trial| matches!(trial, Trial::NotTried(_)).then(String::new));
-    let mut text = format!("{last_run:.0}: ");
-    if !open.is_empty() {
-        text.push_str(&format!("FAILED: {open}; "));
-    }
-    text.push_str(&format!("ok: {shut}"));
-    if !not_tried.is_empty() {
-        text.push_str(&format!("; can't be tried here: {not_tried}"));
-    }
-    text
+    let parts = [("FAILED: ", open), ("ok: ", shut), ("can't be tried here: ", not_tried)];
+    let parts = parts.iter().filter(|(_, vectors)| !vectors.is_empty());
+    let parts: Vec<_> = parts.map(|(what, vectors)| format!("{what}{vectors}")).collect();
+    format!("{last_run:.0}, {}", parts.join("; "))
 }
 
 /// Who may still use what enforcing does not revoke.

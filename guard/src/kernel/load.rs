@@ -174,6 +174,29 @@ pub(super) fn request_audit() -> Support {
     FOUND.get_or_init(try_request_audit).clone()
 }
 
+/// Whether the kernel takes the programs of the backstop: the one at uplinks, and the one for options of sockets.
+pub(super) fn backstop_programs() -> (Support, Support) {
+    raise_locked_memory();
+    let mut ebpf = match EbpfLoader::new().btf(None).load(OBJECT) {
+        Ok(ebpf) => ebpf,
+        Err(error) => {
+            let unknown = Support::Unknown(probe::innermost(&error));
+            return (unknown.clone(), unknown);
+        }
+    };
+    let uplink = program::<SchedClassifier>(&mut ebpf, uplink::PROGRAM).map(SchedClassifier::load);
+    let options = program::<CgroupSockopt>(&mut ebpf, OPTIONS).map(CgroupSockopt::load);
+    let taken = |loaded: Result<Result<(), ProgramError>, LoadError>| match loaded {
+        Ok(Ok(())) => Support::Yes,
+        Ok(Err(ProgramError::LoadError { io_error, .. })) if io_error.raw_os_error() != Some(libc::EPERM) => {
+            Support::No
+        }
+        Ok(Err(error)) => Support::Unknown(probe::innermost(&error)),
+        Err(error) => Support::Unknown(probe::innermost(&error)),
+    };
+    (taken(uplink), taken(options))
+}
+
 fn try_request_audit() -> Support {
     let unknown = |error: &dyn std::error::Error| Support::Unknown(probe::innermost(error));
     raise_locked_memory();

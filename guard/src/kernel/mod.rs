@@ -269,17 +269,6 @@ impl Kernel {
         }
     }
 
-    /// The programs of others at the guard's hooks, at the guarded root and above it.
-    pub fn others(&self) -> io::Result<Vec<Attachment>> {
-        let own: Vec<_> = self.ebpf.programs().filter_map(|(_, own)| Some(own.info().ok()?.id())).collect();
-        let mut found = load::attachments(&self.root)?;
-        for attachment in &mut found {
-            attachment.programs.retain(|program| !own.contains(&program.id));
-        }
-        found.retain(|attachment| !attachment.programs.is_empty());
-        Ok(found)
-    }
-
     /// Has nothing sent on to these endpoints any more, whoever sends it, and to the others again.
     pub fn set_forwarded(&mut self, denied: impl Iterator<Item = EndpointId>) -> Result<(), WriteError> {
         let endpoints = denied.fold(0_u32, |bits, endpoint| bits | 1 << endpoint);
@@ -294,6 +283,17 @@ impl Kernel {
     /// Whether the kernel took the program that keeps denied pods from frames past the queues.
     pub fn judges_options(&self) -> bool {
         load::is_loaded(&self.ebpf, load::OPTIONS)
+    }
+
+    /// The programs of others at the guard's hooks, at the guarded root and above it.
+    pub fn others(&self) -> io::Result<Vec<Attachment>> {
+        let own: Vec<_> = self.ebpf.programs().filter_map(|(_, own)| Some(own.info().ok()?.id())).collect();
+        let mut found = load::attachments(&self.root)?;
+        for attachment in &mut found {
+            attachment.programs.retain(|program| !own.contains(&program.id));
+        }
+        found.retain(|attachment| !attachment.programs.is_empty());
+        Ok(found)
     }
 
     /// The guarded root that the programs were loaded for.

@@ -24,7 +24,7 @@ use super::{
     load,
     query::{HOOKS, query},
 };
-use crate::{gate, pods};
+use crate::{backstop, gate, pods};
 
 /// What was found out about this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Facts {
     pub request_audit: Support,
     /// The id of a network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     pub namespace_id: Support,
+    /// The parts of the backstop.
+    pub backstop: BackstopSupport,
     /// The end of other people's connections (`CONFIG_INET_DIAG_DESTROY`).
     pub socket_destroy: Support,
     /// The programs that are attached to the guarded root and to the cgroups above it at the hooks that the guard
@@ -58,6 +60,19 @@ pub struct Facts {
     pub attachments: Result<Vec<Attachment>, String>,
     /// How much memory this process may lock (`RLIMIT_MEMLOCK`), in bytes; `None` for no limit.
     pub locked_memory: Option<u64>,
+}
+
+/// What there can be of the backstop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackstopSupport {
+    /// The table that meets what is sent on.
+    pub forward: Support,
+    /// The table that meets what leaves past the queues: Linux 5.16, with classes of routes.
+    pub bypass: Support,
+    /// Whether the kernel takes the program for uplinks.
+    pub uplink: Support,
+    /// Whether it takes the program that judges options of sockets.
+    pub options: Support,
 }
 
 /// Where bpffs is expected.
@@ -184,6 +199,7 @@ impl Facts {
             ring_buffer: support(is_map_supported(MapType::RingBuf)),
             socket_storage: support(is_map_supported(MapType::SkStorage)),
             request_audit: load::request_audit(),
+            backstop: backstop_support(),
             namespace_id: namespace_id(),
             socket_destroy: support(gate::ends_connections()),
             attachments: attachments.map_err(|error| error.to_string()),
@@ -196,6 +212,18 @@ impl Facts {
 /// Whether a denial can be ECONNREFUSED (Linux 5.18) rather than EPERM.
 pub(super) fn set_retval() -> Support {
     support(is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval))
+}
+
+/// The tables are tried in a network namespace that ends with the trial.
+fn backstop_support() -> BackstopSupport {
+    let (uplink, options) = load::backstop_programs();
+    let support = |tried: Result<(), io::Error>| match tried {
+        Ok(()) => Support::Yes,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Support::Unknown(error.to_string()),
+        Err(_) => Support::No,
+    };
+    let (forward, bypass) = backstop::try_tables();
+    BackstopSupport { forward: support(forward), bypass: support(bypass), uplink, options }
 }
 
 /// Whether gates can be told apart by the network namespace that they are in.

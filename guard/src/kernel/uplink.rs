@@ -80,32 +80,44 @@ pub(super) fn attach(
         sweep(pins, uplinks);
     }
     for uplink in uplinks {
-        let failed = |source| UplinkError::Link { device: uplink.name.clone(), source };
-        if !links.contains_key(&uplink.index) {
-            let fd = program.fd().map_err(|_| UplinkError::NotLoaded)?;
-            match take_over(fd.as_fd(), pins, uplink.index).transpose() {
-                Some(link) => drop(links.insert(uplink.index, link.map_err(failed)?)),
-                None => match create(fd.as_fd(), uplink.index) {
-                    Ok(link) => drop(links.insert(uplink.index, link)),
-                    // Before Linux 6.6 there is no such thing.
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                        filter(program, &uplink.name).map_err(|source| UplinkError::Filter {
-                            device: uplink.name.clone(),
-                            source: Box::new(source),
-                        })?;
-                    }
-                    Err(error) => return Err(failed(error)),
-                },
-            }
-        }
-        if let (Some(pins), Some(link)) = (pins, links.get(&uplink.index)) {
+        let Some(link) = attached(program, pins, links.remove(&uplink.index), uplink)? else { continue };
+        if let Some(pins) = pins {
             let path = pins.map(&format!("{PINNED}{}", uplink.index));
             if !path.exists() {
                 link.pin(&path).map_err(|source| PinError::Pin { path, source })?;
             }
         }
+        links.insert(uplink.index, link);
     }
     Ok(())
+}
+
+/// The link of a device: the one that is held, another agent's, or a new one. None if it is a filter.
+fn attached(
+    program: &mut SchedClassifier,
+    pins: Option<&Pins>,
+    held: Option<Object>,
+    uplink: &Uplink,
+) -> Result<Option<Object>, UplinkError> {
+    if held.is_some() {
+        return Ok(held);
+    }
+    let failed = |source| UplinkError::Link { device: uplink.name.clone(), source };
+    let fd = program.fd().map_err(|_| UplinkError::NotLoaded)?;
+    if let Some(link) = take_over(fd.as_fd(), pins, uplink.index).map_err(failed)? {
+        return Ok(Some(link));
+    }
+    match create(fd.as_fd(), uplink.index) {
+        Ok(link) => Ok(Some(link)),
+        // Before Linux 6.6 there is no such thing.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let failed =
+                |source| UplinkError::Filter { device: uplink.name.clone(), source: Box::new(source) };
+            filter(program, &uplink.name).map_err(failed)?;
+            Ok(None)
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Takes the filters away from devices; links go with their pins.

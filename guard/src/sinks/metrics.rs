@@ -47,7 +47,6 @@ pub struct Metrics {
     requests: RequestMetrics,
     gate: GateMetrics,
     degraded: IntGaugeVec,
-    credentials_held: IntGaugeVec,
     selftest: SelftestMetrics,
 }
 
@@ -162,13 +161,6 @@ impl Metrics {
                 "When a policy was last accepted, in seconds since the epoch.",
             )?,
             selftest: SelftestMetrics::new(&registry)?,
-            credentials_held: gauges(
-                &registry,
-                "imds_guard_credentials_valid_until_timestamp_seconds",
-                "Until when a service account that is denied may hold credentials of the node's role from before, in seconds \
-                 since the epoch.",
-                &["namespace", "service_account"],
-            )?,
             degraded: gauges(
                 &registry,
                 "imds_guard_degraded",
@@ -330,10 +322,10 @@ impl Metrics {
 
     /// Shows who may hold credentials from before, and until when.
     pub fn set_held(&self, held: &[Held]) {
-        self.credentials_held.reset();
+        self.requests.credentials_held.reset();
         for Held { namespace, service_account, valid_until, .. } in held {
             let labels = [namespace.as_str(), service_account.as_str()];
-            self.credentials_held.with_label_values(&labels).set(valid_until.as_second());
+            self.requests.credentials_held.with_label_values(&labels).set(valid_until.as_second());
         }
     }
 
@@ -494,6 +486,8 @@ const ROLES: usize = 16;
 pub struct RequestMetrics {
     requests: IntCounterVec,
     credentials_issued: IntCounterVec,
+    /// Until when those who are denied may hold some.
+    credentials_held: IntGaugeVec,
     /// The roles that are counted by name.
     roles: Arc<Mutex<Vec<String>>>,
 }
@@ -522,6 +516,13 @@ impl RequestMetrics {
                 "Requests to IMDS that were answered, by what they asked for. Those that a proxy of the node carried have \
                  the service account `via-proxy`; those of pods that have no name yet have empty labels.",
                 &["namespace", "service_account", "path_class", "imds_version", "verdict", "code"],
+            )?,
+            credentials_held: gauges(
+                registry,
+                "imds_guard_credentials_valid_until_timestamp_seconds",
+                "Until when a service account that is denied may hold credentials of the node's role from before, in seconds \
+                 since the epoch.",
+                &["namespace", "service_account"],
             )?,
             credentials_issued: counters(
                 registry,

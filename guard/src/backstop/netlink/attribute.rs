@@ -33,7 +33,7 @@ impl Attributes {
     }
 
     #[must_use]
-    pub(in super::super) fn nest(self, kind: u16, inner: Self) -> Self {
+    pub(in super::super) fn nest(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NESTED, &inner.0)
     }
 
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let inner = Attributes::default().text(7, "imds").number(8, 258);
-        let written = Attributes::default().nest(1, inner).bytes(2, &[9]).into_bytes();
+        let written = Attributes::default().nest(1, &inner).bytes(2, &[9]).into_bytes();
         assert_eq!(written.len() % 4, 0);
         let inner = find(&written, 1).expect("the nest");
         assert_eq!(find(inner, 7).and_then(text), Some("imds"));

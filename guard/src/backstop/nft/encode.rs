@@ -1,4 +1,4 @@
-//! Rules as nftables' own expressions (linux/netfilter/nf_tables.h).
+//! Rules as nftables' own expressions (`linux/netfilter/nf_tables.h`).
 
 use std::net::IpAddr;
 
@@ -45,10 +45,10 @@ pub(super) fn expressions(rule: &Rule) -> Attributes {
         list = matching(list, *expected);
     }
     if let Some(counter) = rule.counter {
-        list = list.add("objref", object_reference(counter));
+        list = list.add("objref", &object_reference(counter));
     }
     match verdict(rule.verdict) {
-        Some(verdict) => list.add("immediate", verdict).0,
+        Some(verdict) => list.add("immediate", &verdict).0,
         None => list.0,
     }
 }
@@ -57,31 +57,31 @@ pub(super) fn expressions(rule: &Rule) -> Attributes {
 struct List(Attributes);
 
 impl List {
-    fn add(self, name: &str, data: Attributes) -> Self {
+    fn add(self, name: &str, data: &Attributes) -> Self {
         let expression = Attributes::default().text(1, name).nest(2, data);
-        Self(self.0.nest(1, expression))
+        Self(self.0.nest(1, &expression))
     }
 
     fn meta(self, key: u32) -> Self {
-        self.add("meta", Attributes::default().number(1, REGISTER).number(2, key))
+        self.add("meta", &Attributes::default().number(1, REGISTER).number(2, key))
     }
 
     fn payload(self, base: u32, offset: u32, length: usize) -> Self {
         let length = u32::try_from(length).expect("a few bytes");
         let place = Attributes::default().number(1, REGISTER).number(2, base);
-        self.add("payload", place.number(3, offset).number(4, length))
+        self.add("payload", &place.number(3, offset).number(4, length))
     }
 
     fn mask(self, mask: &[u8]) -> Self {
         let value = |bytes: &[u8]| Attributes::default().bytes(1, bytes);
         let length = u32::try_from(mask.len()).expect("a few bytes");
         let registers = Attributes::default().number(1, REGISTER).number(2, REGISTER).number(3, length);
-        self.add("bitwise", registers.nest(4, value(mask)).nest(5, value(&vec![0; mask.len()])))
+        self.add("bitwise", &registers.nest(4, &value(mask)).nest(5, &value(&vec![0; mask.len()])))
     }
 
     fn compare(self, operation: u32, value: &[u8]) -> Self {
         let data = Attributes::default().bytes(1, value);
-        self.add("cmp", Attributes::default().number(1, REGISTER).number(2, operation).nest(3, data))
+        self.add("cmp", &Attributes::default().number(1, REGISTER).number(2, operation).nest(3, &data))
     }
 
     /// The packet has this address at this place of its IPv4 or IPv6 header.
@@ -140,6 +140,6 @@ fn verdict(verdict: Verdict) -> Option<Attributes> {
     if let Some(chain) = chain {
         verdict = verdict.text(2, chain.name());
     }
-    let data = Attributes::default().nest(2, verdict);
-    Some(Attributes::default().number(1, VERDICT_REGISTER).nest(2, data))
+    let data = Attributes::default().nest(2, &verdict);
+    Some(Attributes::default().number(1, VERDICT_REGISTER).nest(2, &data))
 }

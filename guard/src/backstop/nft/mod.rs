@@ -63,6 +63,14 @@ pub enum NftError {
     Remove(#[source] io::Error),
 }
 
+impl NftError {
+    /// What the kernel said.
+    pub(super) fn into_cause(self) -> io::Error {
+        let (Self::Open(cause) | Self::Write(cause) | Self::Read(cause) | Self::Remove(cause)) = self;
+        cause
+    }
+}
+
 /// The packet filter of one network namespace.
 #[derive(Debug)]
 pub(super) struct Nft(Talk);
@@ -209,7 +217,7 @@ impl Batch {
         self.add(NEW_TABLE, CREATE, family, Attributes::default().text(1, NAME));
         for counter in counters {
             let object = Attributes::default().text(1, NAME).text(2, counter.name());
-            let object = object.number(3, COUNTER_OBJECT).nest(4, Attributes::default());
+            let object = object.number(3, COUNTER_OBJECT).nest(4, &Attributes::default());
             self.add(NEW_OBJECT, CREATE, family, object);
         }
     }
@@ -227,9 +235,9 @@ impl Batch {
             let mut hook = Attributes::default().number(1, hook).number(2, PRIORITY.cast_unsigned());
             if !devices.is_empty() {
                 let names = devices.iter().fold(Attributes::default(), |names, name| names.text(1, name));
-                hook = hook.nest(4, names);
+                hook = hook.nest(4, &names);
             }
-            attributes = attributes.nest(4, hook).text(7, "filter");
+            attributes = attributes.nest(4, &hook).text(7, "filter");
         }
         self.add(NEW_CHAIN, CREATE, family, attributes);
     }
@@ -246,7 +254,7 @@ impl Batch {
 
     fn rule(&mut self, family: Family, rule: &Rule) {
         let attributes = Attributes::default().text(1, NAME).text(2, rule.chain.name());
-        let attributes = attributes.nest(4, encode::expressions(rule));
+        let attributes = attributes.nest(4, &encode::expressions(rule));
         self.add(NEW_RULE, CREATE | APPEND, family, attributes);
     }
 

@@ -1,5 +1,7 @@
 //! What the facts about a host mean for the guard. Pure: it looks at nothing but the facts.
 
+mod backstop;
+
 use serde::Serialize;
 
 use crate::{
@@ -56,6 +58,10 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         set_retval(&facts.set_retval),
         request_audit(&facts.request_audit),
         gate(facts),
+        backstop::forward(&facts.backstop.forward),
+        backstop::uplink(&facts.backstop.uplink),
+        backstop::bypass(&facts.backstop.bypass),
+        backstop::options(&facts.backstop.options),
         socket_destroy(&facts.socket_destroy),
         btf(facts.btf),
         bpffs(facts.bpffs),

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::kernel::probe::AttachedProgram;
+use crate::kernel::probe::{AttachedProgram, BackstopSupport};
 
 /// A host on which everything is there.
 fn mk_facts() -> Facts {
@@ -16,6 +16,12 @@ fn mk_facts() -> Facts {
         ring_buffer: Support::Yes,
         socket_storage: Support::Yes,
         request_audit: Support::Yes,
+        backstop: BackstopSupport {
+            forward: Support::Yes,
+            bypass: Support::Yes,
+            uplink: Support::Yes,
+            options: Support::Yes,
+        },
         namespace_id: Support::Yes,
         socket_destroy: Support::Yes,
         attachments: Ok(Vec::new()),
@@ -46,7 +52,17 @@ fn a_host_with_everything_is_ok_throughout() {
 fn every_fact_is_judged() {
     use State::{Degraded, Missing, Ok};
     type Case = (&'static str, fn(&mut Facts), &'static str, State);
-    let cases: [Case; 28] = [
+    let cases: [Case; 33] = [
+        ("no nftables", |f| f.backstop.forward = Support::No, "backstop_forward", Degraded),
+        ("no program at uplinks", |f| f.backstop.uplink = Support::No, "backstop_uplink", Degraded),
+        ("no filter at devices", |f| f.backstop.bypass = Support::No, "backstop_bypass", Degraded),
+        ("no program for options", |f| f.backstop.options = Support::No, "af_xdp", Degraded),
+        (
+            "a trial that failed",
+            |f| f.backstop.forward = Support::Unknown("no".into()),
+            "backstop_forward",
+            Degraded,
+        ),
         ("the oldest full kernel", |f| f.kernel_release = "6.1.0-18-cloud-amd64".into(), "kernel", Ok),
         ("a kernel before it", |f| f.kernel_release = "5.15.0".into(), "kernel", Degraded),
         ("the oldest kernel", |f| f.kernel_release = "5.10.245".into(), "kernel", Degraded),
