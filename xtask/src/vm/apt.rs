@@ -130,16 +130,16 @@ fn settings(folder: &Path, architecture: &str) -> String {
 /// Where the machine has Debian from: its archive, or that of the security updates for a suite of those.
 fn mirror_of(suite: &str) -> Result<String> {
     let of_security = |release: &str| release.ends_with("-security");
-    let mirrors = output(Command::new("apt-get").args([
+    let sources = output(Command::new("apt-get").args([
         "indextargets",
         "--format",
         "$(ORIGIN) $(RELEASE) $(SITE)",
         "Created-By: Packages",
     ]));
-    let mirrors = mirrors.context("the kernels come from Debian's archive, and this machine has no apt")?;
-    let mirror = mirrors.lines().find_map(|line| {
-        let (release, site) = line.strip_prefix("Debian ")?.split_once(' ')?;
-        (of_security(release) == of_security(suite)).then(|| site.to_owned())
+    let sources = sources.context("the kernels come from Debian's archive, and this machine has no apt")?;
+    let mirror = sources.lines().find_map(|line| {
+        let (release, address) = line.strip_prefix("Debian ")?.split_once(' ')?;
+        (of_security(release) == of_security(suite)).then(|| address.to_owned())
     });
     mirror
         .with_context(|| format!("no source of this machine's apt is an archive of Debian that has {suite}"))

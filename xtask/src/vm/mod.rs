@@ -19,7 +19,7 @@ mod report;
 mod root;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, hash_map},
     env, fs,
     path::PathBuf,
     sync::{
@@ -167,32 +167,33 @@ impl Choice {
         }
     }
 
+    /// What all machines of an architecture have: the tools, the agent and the tests.
+    fn shared(&self, arch: Arch) -> Result<Vec<u8>> {
+        let entries = MATRIX.iter().filter(|entry| entry.kernel.arch == arch);
+        let tests: BTreeSet<String> =
+            entries.flat_map(|entry| self.orders(entry)).map(|(test, _)| test).collect();
+        println!("build  the agent and its tests for {}", arch.target());
+        let programs = Programs::build(arch, &Vec::from_iter(tests))?;
+        root::shared(&root::tools(arch)?, &programs)
+    }
+
     /// Makes every machine's files.
-    fn build(&self, kernels: Vec<(&'static Entry, Kernel)>) -> Result<Vec<Machine>> {
+    fn build(&self, kernels: Vec<Ready>) -> Result<Vec<Machine>> {
         let folder = target().join("vm");
         fs::create_dir_all(&folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let mut shared = HashMap::new();
         let mut machines = Vec::new();
         for (entry, kernel) in kernels {
             let arch = entry.kernel.arch;
-            if !shared.contains_key(&arch) {
-                let mut tests: Vec<String> = MATRIX
-                    .iter()
-                    .filter(|entry| entry.kernel.arch == arch)
-                    .flat_map(|entry| self.orders(entry))
-                    .map(|(test, _)| test)
-                    .collect();
-                tests.sort();
-                tests.dedup();
-                println!("build  the agent and its tests for {}", arch.target());
-                let programs = Programs::build(arch, &tests)?;
-                shared.insert(arch, root::shared(&root::tools(arch)?, &programs)?);
-            }
+            let shared = match shared.entry(arch) {
+                hash_map::Entry::Occupied(made) => made.into_mut(),
+                hash_map::Entry::Vacant(place) => place.insert(self.shared(arch)?),
+            };
             let orders =
                 self.orders(entry).into_iter().map(|(test, arguments)| format!("{test} {arguments}\n"));
             let own = root::own(&kernel, &orders.collect::<String>())?;
             let initramfs = folder.join(format!("{}.cpio", entry.name));
-            machine::join(&[&shared[&arch], &own], &initramfs)?;
+            machine::join(&[shared, &own], &initramfs)?;
             machines.push(Machine {
                 entry,
                 kernel,
@@ -212,8 +213,11 @@ struct Machine {
     log: PathBuf,
 }
 
+/// A kernel that is there, and what is to be run on it.
+type Ready = (&'static Entry, Kernel);
+
 /// Finds or fetches every kernel. Those that can't be had are skipped by name; CI does not do without the required ones.
-fn fetch(entries: &[&'static Entry]) -> Result<(Vec<(&'static Entry, Kernel)>, Vec<String>)> {
+fn fetch(entries: &[&'static Entry]) -> Result<(Vec<Ready>, Vec<String>)> {
     let (mut ready, mut skipped) = (Vec::new(), Vec::new());
     for &entry in entries {
         match Kernel::find_or_fetch(entry.kernel) {

@@ -26,7 +26,7 @@ impl Programs {
     /// Builds the agent, what the tests start, and the test programs of these names.
     pub(super) fn build(arch: Arch, tests: &[String]) -> Result<Self> {
         let mut build = cargo("build", arch)?;
-        let mut test = cargo("test", arch)?;
+        let mut test_build = cargo("test", arch)?;
         run(build.args([
             "--package",
             "imds-guard",
@@ -37,8 +37,14 @@ impl Programs {
             "--bin",
             "guard-attack",
         ]))?;
-        test.args(["--no-run", "--package", "guard-tests", "--message-format", "json-render-diagnostics"]);
-        test.args(tests.iter().flat_map(|test| ["--test", test.as_str()]));
+        test_build.args([
+            "--no-run",
+            "--package",
+            "guard-tests",
+            "--message-format",
+            "json-render-diagnostics",
+        ]);
+        test_build.args(tests.iter().flat_map(|test| ["--test", test.as_str()]));
         let mut folder = target();
         if Arch::native() != Some(arch) {
             folder.push(arch.target());
@@ -46,9 +52,9 @@ impl Programs {
         let folder = folder.join("debug");
         let mut executables: Vec<(PathBuf, PathBuf)> =
             ["imds-guard", "guard-attack"].map(|name| (name.into(), folder.join(name))).into();
-        let built = test_executables(&mut test)?;
+        let found = test_executables(&mut test_build)?;
         for test in tests {
-            let path = built.iter().find(|(name, _)| name == test).map(|(_, path)| path.clone());
+            let path = found.iter().find(|(name, _)| name == test).map(|(_, path)| path.clone());
             let path = path.with_context(|| format!("cargo built no test `{test}`"))?;
             executables.push((Path::new("deps").join(test), path));
         }
