@@ -59,6 +59,8 @@ fn build(toolchain: &Toolchain<'_>, out: &Path) -> PathBuf {
         format!("-Clinker={}", toolchain.linker),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Else each `memset` of a few bytes is a call, and programs without calls are what old verifiers follow well.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // aya-ebpf's bindings for register layouts; no program here reads registers.
         format!("--cfg=bpf_target_arch=\"{}\"", env::var("CARGO_CFG_TARGET_ARCH").expect("set by cargo")),
     ];

@@ -87,7 +87,7 @@ fn judge(ctx: &SockAddrContext, address: Address, endpoint: EndpointId, hook: Ho
     if let Some(origin) = origin {
         origin.judged |= 1 << endpoint;
     }
-    count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Socket, decision.ruling, way));
+    count(&CounterKey::new(party.pod, endpoint, Lock::Socket, decision.ruling, way));
 
     let mut event = AttemptEvent::new(hook, decision, way);
     event.address = address;

@@ -33,7 +33,7 @@ fn judge(ctx: &SkBuffContext, address: Address, endpoint: EndpointId) -> i32 {
         origin(socket_of_packet(ctx.skb.skb)).is_some_and(|origin| origin.judged & (1 << endpoint) != 0);
     if !(decision.passes() && judged) {
         let way = if decision.passes() { Way::Direct } else { Way::Refused };
-        count(ctx, &CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling, way));
+        count(&CounterKey::new(party.pod, endpoint, Lock::Egress, decision.ruling, way));
         let mut event = AttemptEvent::new(Hook::Egress, decision, way);
         event.address = address;
         event.endpoint = endpoint;

@@ -47,7 +47,7 @@ fn judge(ctx: &TcContext, address: Address, endpoint: EndpointId) -> i32 {
         return NEXT;
     }
     let way = if decision.passes() { Way::Direct } else { Way::Refused };
-    count(ctx, &CounterKey::new(pod, endpoint, Lock::Uplink, decision.ruling, way));
+    count(&CounterKey::new(pod, endpoint, Lock::Uplink, decision.ruling, way));
     let mut event = AttemptEvent::new(Hook::Uplink, decision, way);
     event.address = address;
     event.endpoint = endpoint;

@@ -5,6 +5,7 @@ mod fuzz;
 mod image;
 mod run;
 mod setup;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -34,6 +35,8 @@ enum Chore {
     /// Keep a real Kubernetes cluster of one private node, and run the tests that need it
     #[command(subcommand)]
     Cluster(cluster::Task),
+    /// Run the tests on other kernels and another processor, in virtual machines
+    Vm(vm::Choice),
     /// Build the agent for its container image, and lay out the image's root file system in a folder
     Image { folder: PathBuf },
     /// Check format, lints and warnings, the kernel programs' too
@@ -108,6 +111,10 @@ impl Chore {
                 run::bench(what.name())
             }
             Self::Cluster(task) => task.run(),
+            Self::Vm(choice) => {
+                setup::run()?;
+                vm::run(&choice)
+            }
             Self::Image { folder } => {
                 setup::compiler()?;
                 image::lay_out(&folder)

@@ -39,7 +39,7 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     let packages = ["--workspace", "--exclude", "guard-ebpf", "--exclude", "guard-cluster"];
     let next_abi = next_abi(&packages)?;
     cargo(["build", "--bins"].into_iter().chain(packages))?;
-    let mut test = Command::new(cargo_path());
+    let mut test = cargo_command();
     // No documentation has code to run.
     test.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]).args(packages).args(filter);
     test.env("IMDS_GUARD_BIN", target().join("debug/imds-guard"));
@@ -83,7 +83,7 @@ pub(crate) fn run_tests(test: &mut Command) -> Result<()> {
 }
 
 /// The number before `what` in `ok. 3 passed; 0 failed; …`.
-fn counted(result: &str, what: &str) -> u64 {
+pub(crate) fn counted(result: &str, what: &str) -> u64 {
     let words: Vec<&str> = result.split([' ', ';']).collect();
     let place = words.iter().position(|word| *word == what);
     place.and_then(|place| words.get(place.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
@@ -98,7 +98,7 @@ pub(crate) fn bench(what: &str) -> Result<()> {
 
 pub(crate) fn lint() -> Result<()> {
     cargo(["fmt", "--all", "--check"])?;
-    let mut clippy = Command::new(cargo_path());
+    let mut clippy = cargo_command();
     clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     // The kernel programs are built by the agent's build script.
     run(clippy.env("IMDS_GUARD_DENY_WARNINGS", "1"))
@@ -122,7 +122,7 @@ impl Built {
 }
 
 pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Result<()> {
-    run(Command::new(cargo_path()).args(args))
+    run(cargo_command().args(args))
 }
 
 /// Runs a command in the workspace's folder, to its good end.
@@ -139,6 +139,19 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// A command of the cargo that runs this, without what that says of xtask itself: the build of `ring` looks at it, and
+/// would begin anew each time that it differs from a plain `cargo build`'s.
+pub(crate) fn cargo_command() -> Command {
+    let mut cargo = Command::new(cargo_path());
+    for (name, _) in env::vars_os() {
+        let named = name.to_string_lossy();
+        if named.starts_with("CARGO_PKG_") || named.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 /// The cargo that runs this.

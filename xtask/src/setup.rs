@@ -36,6 +36,14 @@ const LOAD_TOOLS: [(&str, &str, &str); 2] = [
     ("nginx", "nginx", "is what the gate is compared with"),
 ];
 
+/// What the virtual machines need.
+const VIRTUAL_MACHINE_TOOLS: [(&str, &str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86", "plays a node"),
+    ("qemu-system-aarch64", "qemu-system-arm", "plays a node of the other architecture"),
+    ("depmod", "kmod", "finds the kernels' modules"),
+    ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "links programs for the other architecture"),
+];
+
 /// What builds the kernel programs. guard/build.rs reads it from the cache.
 struct Toolchain {
     cargo: PathBuf,
@@ -172,6 +180,16 @@ pub(crate) fn load_tools() -> Result<()> {
     tools(&LOAD_TOOLS)
 }
 
+/// What `cargo xtask vm` needs besides.
+pub(crate) fn virtual_machines() -> Result<()> {
+    tools(&VIRTUAL_MACHINE_TOOLS)?;
+    // gcc comes without it.
+    if !Path::new("/usr/aarch64-linux-gnu/include/stdio.h").exists() {
+        apt_install(&["libc6-dev-arm64-cross"], "the other architecture's C library")?;
+    }
+    Ok(())
+}
+
 /// Installs the tools that are not on the PATH.
 fn tools(tools: &[(&str, &str, &str)]) -> Result<()> {
     for &(tool, package, why) in tools {
@@ -261,7 +279,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
+pub(crate) fn sysroot(rustc: &Path) -> Option<PathBuf> {
     output(Command::new(rustc).args(["--print", "sysroot"])).map(PathBuf::from)
 }
 

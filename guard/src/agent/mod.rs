@@ -37,7 +37,7 @@ use crate::{
     changes::Changes,
     endpoints::Endpoints,
     gate::GateSettings,
-    kernel::{CgroupBell, GuardedRoot, Kernel, KernelLog, LoadError, PinError, Pins, ReadError, Requests},
+    kernel::{CgroupBell, GuardedRoot, Kernel, LoadError, PinError, Pins, ReadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
@@ -182,7 +182,6 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let backstop::Opened { keeper, bell: mut host_links, host } = backstop::open(&settings);
     let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
-    let mut kernel_log = Some(kernel.take_log()?);
     let counters = kernel.take_counters()?;
 
     // Watching begins before the first look, so that no change falls between the two.
@@ -272,7 +271,6 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             answered = hear(&mut requests), if state.is_guarding() => {
                 state.hear_requests(answered.map_err(AgentError::Stream)?, &lines);
             }
-            () = forward(&mut kernel_log) => {}
             Some(query) = queries.recv() => {
                 lines.count_failed(&state);
                 answer(query, &mut state);
@@ -435,19 +433,6 @@ async fn change(list: &mut Option<Changes>) {
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Forwards the programs' own log; without it nothing, for ever.
-async fn forward(log: &mut Option<KernelLog>) {
-    match log {
-        Some(stream) => {
-            if let Err(error) = stream.forward().await {
-                tracing::warn!(%error, "the kernel programs' own log is not read any more");
-                *log = None;
-            }
-        }
         None => std::future::pending().await,
     }
 }

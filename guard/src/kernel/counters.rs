@@ -1,6 +1,6 @@
 //! Reading the per-CPU counters.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, sync::Once};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use guard_common::{CgroupId, CounterKey, Lost, OVERFLOW_SLOTS};
@@ -12,6 +12,7 @@ pub struct Counters {
     decisions: PerCpuHashMap<MapData, CounterKey, u64>,
     overflow: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
+    told_full: Once,
 }
 
 /// All counters at one time.
@@ -30,6 +31,7 @@ impl Counters {
             decisions: counters.try_into().map_err(failed("COUNTERS"))?,
             overflow: overflow.try_into().map_err(failed("OVERFLOW"))?,
             lost: lost.try_into().map_err(failed("LOST"))?,
+            told_full: Once::new(),
         })
     }
 
@@ -39,6 +41,7 @@ impl Counters {
             decisions: open(folder, "COUNTERS")?.try_into()?,
             overflow: open(folder, "OVERFLOW")?.try_into()?,
             lost: open(folder, "LOST")?.try_into()?,
+            told_full: Once::new(),
         })
     }
 
@@ -52,6 +55,11 @@ impl Counters {
         for slot in 0..OVERFLOW_SLOTS {
             let count = sum(&self.overflow.get(&slot, 0)?);
             if count > 0 {
+                self.told_full.call_once(|| {
+                    tracing::warn!(
+                        "COUNTERS had no room: some attempts are counted without their pods' names"
+                    );
+                });
                 reading.decisions.push((CounterKey::of_overflow_slot(slot), count));
             }
         }

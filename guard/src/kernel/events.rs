@@ -1,13 +1,9 @@
-//! The streams that come up: events, requests, cgroup changes, and the programs' own log.
+//! The streams that come up: events, requests, cgroup changes.
 #![expect(unsafe_code, reason = "tokio watches ring buffers by their file descriptor")]
 
 use std::{io, marker::PhantomData, os::fd::AsRawFd};
 
-use aya::{
-    Ebpf,
-    maps::{Map, MapData, RingBuf},
-};
-use aya_log::EbpfLogger;
+use aya::maps::{Map, MapData, RingBuf};
 use guard_common::{AttemptEvent, RequestRecord};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes;
@@ -62,34 +58,6 @@ impl CgroupBell {
         while ready.get_inner_mut().next().is_some() {}
         ready.clear_ready();
         Ok(())
-    }
-}
-
-/// What the kernel programs have to say about themselves; it goes into the agent's own log.
-pub struct KernelLog(AsyncFd<Logger>);
-
-/// aya-log's logger, by its file descriptor.
-struct Logger(EbpfLogger<&'static dyn log::Log>);
-
-impl KernelLog {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let logger = EbpfLogger::init(ebpf).map_err(|source| LoadError::Log(Box::new(source)))?;
-        Ok(Self(watch(Logger(logger), "AYA_LOGS")?))
-    }
-
-    /// Waits for lines and logs them.
-    pub async fn forward(&mut self) -> io::Result<()> {
-        let mut ready = self.0.readable_mut().await?;
-        ready.get_inner_mut().0.flush();
-        ready.clear_ready();
-        Ok(())
-    }
-}
-
-impl AsRawFd for Logger {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsFd;
-        self.0.as_fd().as_raw_fd()
     }
 }
 

@@ -68,8 +68,6 @@ pub enum LoadError {
         #[source]
         source: Box<MapError>,
     },
-    #[error("open the kernel programs' log")]
-    Log(#[source] Box<aya_log::Error>),
     #[error("watch the ring buffer `{name}`")]
     Watch {
         name: &'static str,
@@ -239,9 +237,11 @@ pub(super) fn is_loaded(ebpf: &Ebpf, name: &str) -> bool {
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     macro_rules! each {
         ($kind:ty: $($name:literal),+) => {$(
-            program::<$kind>(ebpf, $name)?
-                .load()
-                .map_err(|source| LoadError::Program { name: $name, source: Box::new(source) })?;
+            let loaded = program::<$kind>(ebpf, $name)?;
+            loaded.load().map_err(|source| LoadError::Program { name: $name, source: Box::new(source) })?;
+            // Linux 5.16. The verifier gives up at a million.
+            let verified = loaded.info().ok().and_then(|info| info.verified_instruction_count());
+            tracing::debug!(program = $name, verified, "the verifier took a program");
         )+};
     }
     each!(CgroupSock: "sock_create");

@@ -28,7 +28,7 @@ use guard_common::{
 pub use aya::maps::MapError as ReadError;
 pub use books::{Books, CountersId};
 pub use counters::{Counters, Reading};
-pub use events::{CgroupBell, Events, KernelLog, Requests};
+pub use events::{CgroupBell, Events, Requests};
 pub use load::{CheckError, GuardedRoot, LoadError};
 pub use pin::{PinError, Pins, remove_all, try_lock};
 pub use uplink::UplinkError;
@@ -200,11 +200,6 @@ impl Kernel {
     /// The stream of requests. It can be taken once.
     pub fn take_requests(&mut self) -> Result<Requests, LoadError> {
         Requests::new(take(&mut self.ebpf, "REQUESTS")?, "REQUESTS")
-    }
-
-    /// The stream of the programs' own log. It can be taken once.
-    pub fn take_log(&mut self) -> Result<KernelLog, LoadError> {
-        KernelLog::new(&mut self.ebpf)
     }
 
     /// The counters. They can be taken once.
