@@ -50,9 +50,10 @@ fn make(kind: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
 }
 
 #[expect(unsafe_code, reason = "no library has these system calls")]
-fn call(number: c_long, [a, b, c, d, e]: [c_long; 5]) -> io::Result<c_long> {
+fn call(number: c_long, arguments: [c_long; 5]) -> io::Result<c_long> {
+    let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: the pointers that may be among the arguments are to texts that live past the call, and are only read.
-    let outcome = unsafe { libc::syscall(number, a, b, c, d, e) };
+    let outcome = unsafe { libc::syscall(number, first, second, third, fourth, fifth) };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(outcome) }
 }
 

@@ -139,12 +139,12 @@ fn killed_at_random_it_lets_nobody_through_and_loses_no_count() -> Result<()> {
     node.simulator().forget();
     let sieges: Vec<_> =
         denied.iter().map(|(vector, pod)| Ok((*vector, pod.besiege(*vector)?))).collect::<Result<_>>()?;
-    let mut seed = u64::from(std::process::id());
+    let mut random = u64::from(std::process::id());
     let mut was_ready = 0;
     for _ in 0..KILLS {
         // Any sequence that differs between runs will do.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let lives = LIVES.mul_f64((seed >> 40) as f64 / f64::from(1 << 24));
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let lives = LIVES * u32::try_from(random >> 48)? / (1 << 16);
         let dies = Instant::now() + lives;
         while Instant::now() < dies {
             std::thread::sleep(Duration::from_millis(5));

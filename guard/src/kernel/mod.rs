@@ -127,7 +127,7 @@ impl Kernel {
 
     /// Whether what is here outlives the agent.
     pub fn is_pinned(&self) -> bool {
-        self.pins.is_some()
+        self.pins.as_ref().is_some_and(Pins::stand)
     }
 
     /// Attaches all programs to the guarded root, in the place of those that are pinned. The rulings must be written

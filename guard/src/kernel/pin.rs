@@ -115,6 +115,11 @@ impl Pins {
         Ok(Self { root: root.to_owned(), generation, lock: None, maps: Vec::new() })
     }
 
+    /// Whether they are there: the file system may have been taken away.
+    pub(super) fn stand(&self) -> bool {
+        self.map(MAPS[0]).exists()
+    }
+
     /// Where a map of this generation is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.generation.join(name)
