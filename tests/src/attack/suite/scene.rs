@@ -47,7 +47,7 @@ impl Scene {
         let permissive = Some(node.make_permissive()?);
         node.add_uplink("uplink1")?;
         let trusted = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
-        let attackers = Kind::ALL
+        let attackers = Kind::chosen()
             .into_iter()
             .map(|kind| Attacker::on_links(&node, kind, &trusted))
             .collect::<Result<_>>()?;
@@ -58,7 +58,7 @@ impl Scene {
     pub fn on_bridge() -> Result<Self> {
         let node = Node::on_bridge(Driver::Cgroupfs)?;
         let trusted = node.pod(PodSpec::new(TRUSTED.0, TRUSTED.1))?;
-        let kinds = Kind::ALL.into_iter().filter(|kind| !kind.host_network);
+        let kinds = Kind::chosen().into_iter().filter(|kind| !kind.host_network);
         let attackers = kinds
             .map(|kind| {
                 Ok(Attacker {
