@@ -21,6 +21,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     time::Duration,
 };
 
@@ -37,7 +38,7 @@ use crate::{
     changes::Changes,
     endpoints::Endpoints,
     gate::GateSettings,
-    kernel::{CgroupBell, GuardedRoot, Kernel, LoadError, PinError, Pins, ReadError, Requests},
+    kernel::{CgroupBell, Events, GuardedRoot, Kernel, LoadError, PinError, Pins, ReadError, Requests},
     kubernetes::{ConnectError, ObjectName},
     memory::Memory,
     pods,
@@ -179,47 +180,104 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         () = &mut shutdown => return Ok(()),
     };
     let pins = open_pins(&settings);
-    let backstop::Opened { keeper, bell: mut host_links, host } = backstop::open(&settings);
+    let backstop::Opened { keeper, bell: host_links, host } = backstop::open(&settings);
     let mut kernel = Kernel::load(root, &settings.endpoints, host, pins)?;
     let bell = kernel.attach_bells();
     let counters = kernel.take_counters()?;
 
     // Watching begins before the first look, so that no change falls between the two.
-    let mut policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
-    let mut pod_changes = pod_changes(&settings.pods_from);
+    let policy_changes = Changes::of(&settings.policy, POLICY_SETTLES);
+    let pod_changes = pod_changes(&settings.pods_from);
     let mut state = State::new(settings, listen, kernel, counters, metrics, policy, memory);
     state.keeper = keeper;
-    let mut canary = state.selftest.steps();
-    let mut bell = state.hear(bell);
-    let mut gate_news = state.start_gates();
+    let bell = state.hear(bell);
+    let gate_news = state.start_gates();
+    take_over(&mut state, &mut cluster, predecessor).await?;
+    let ears = Ears {
+        policy_changes,
+        pod_changes,
+        cluster,
+        bell,
+        host_links,
+        canary: state.selftest.steps(),
+        gate_news,
+        // Only now: two readers of one buffer would both go on from where it was.
+        events: state.kernel.take_events()?,
+        requests: state.kernel.take_requests()?,
+        queries,
+    };
+    attend(&mut state, ears, &lines, shutdown).await?;
+    end(&mut state);
+    lines.close();
+    Ok(())
+}
+
+/// All that an agent hears.
+struct Ears {
+    policy_changes: Changes,
+    pod_changes: Option<Changes>,
+    cluster: Cluster,
+    bell: Option<CgroupBell>,
+    host_links: backstop::Bell,
+    canary: mpsc::Receiver<selftest::Step>,
+    gate_news: doors::GateNews,
+    events: Events,
+    requests: Requests,
+    queries: mpsc::Receiver<Query>,
+}
+
+/// Learns what there is to know, and becomes the agent that guards.
+async fn take_over(
+    state: &mut State,
+    cluster: &mut Cluster,
+    predecessor: Predecessor,
+) -> Result<(), AgentError> {
     state.reload_policy();
     state.reload_pods();
-    cluster.first_list(&mut state).await?;
+    cluster.first_list(state).await?;
     state.find_own_pod();
     state.walk()?;
     state.prepare_gates();
     predecessor.leave_off().await;
     state.take_over().await?;
-    // Only now: two readers of one buffer would both go on from where it was.
-    let mut events = state.kernel.take_events()?;
-    let mut requests = state.kernel.take_requests()?;
     tracing::info!(
-        root = %state.root().display(), policy = state.policy_sha256(), metrics = %listen,
+        root = %state.root().display(), policy = state.policy_sha256(), metrics = %state.listen,
         "guarding"
     );
-    cluster.lift_startup_taint(&state);
+    cluster.lift_startup_taint(state);
+    Ok(())
+}
 
+/// Answers whatever rings, until it is told to end.
+async fn attend(
+    state: &mut State,
+    ears: Ears,
+    lines: &Lines,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Result<(), AgentError> {
+    let Ears {
+        mut policy_changes,
+        mut pod_changes,
+        mut cluster,
+        mut bell,
+        mut host_links,
+        mut canary,
+        mut gate_news,
+        mut events,
+        mut requests,
+        mut queries,
+    } = ears;
     let mut next_walk = Instant::now() + WALK_INTERVAL;
     let mut last_walk = Instant::now();
     loop {
         let soon = |last_walk: Instant| (last_walk + WALK_PAUSE).max(Instant::now());
         select! {
-            () = &mut shutdown => break,
+            () = &mut shutdown => return Ok(()),
             () = policy_changes.next() => state.reload_policy(),
             () = change(&mut pod_changes) => state.reload_pods(),
             news = cluster.news() => {
                 state.hear_news(news);
-                cluster.lift_startup_taint(&state);
+                cluster.lift_startup_taint(state);
             }
             rang = ring(&mut bell) => match rang {
                 Ok(()) => next_walk = next_walk.min(soon(last_walk)),
@@ -239,7 +297,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                     return Err(AgentError::SuccessorGone);
                 }
                 state.tidy();
-                cluster.lift_startup_taint(&state);
+                cluster.lift_startup_taint(state);
             }
             () = at(state.doors.next_look()) => state.apply(),
             () = host_links.rang() => state.keeper.links_changed(),
@@ -247,11 +305,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
             () = at(state.selftest.next_run()) => state.begin_selftest(),
             Some(step) = canary.recv() => {
                 state.hear_canary(step);
-                cluster.lift_startup_taint(&state);
+                cluster.lift_startup_taint(state);
             }
             news = gate_news.next() => {
                 if let Some(line) = state.hear_gates(news) {
-                    lines.write(line, &state);
+                    lines.write(line, state);
                 }
             }
             () = at(state.voice.speak_at()) => state.speak(),
@@ -264,22 +322,19 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                     next_walk = next_walk.min(soon(last_walk));
                 }
                 let line = serde_json::to_string(&attempt).expect("plain data").into();
-                lines.write(line, &state);
+                lines.write(line, state);
             }), if state.is_guarding() => {
                 state.lose_events(EventLoss::Unreadable, unreadable.map_err(AgentError::Stream)?);
             }
             answered = hear(&mut requests), if state.is_guarding() => {
-                state.hear_requests(answered.map_err(AgentError::Stream)?, &lines);
+                state.hear_requests(answered.map_err(AgentError::Stream)?, lines);
             }
             Some(query) = queries.recv() => {
-                lines.count_failed(&state);
-                answer(query, &mut state);
+                lines.count_failed(state);
+                answer(query, state);
             }
         }
     }
-    end(&mut state);
-    lines.close();
-    Ok(())
 }
 
 /// Writes down what the next agent needs, and says what becomes of the guard.
