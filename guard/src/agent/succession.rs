@@ -57,6 +57,10 @@ impl Predecessor {
 
     /// Asks it to leave off. One that does not answer may be ending: its lock tells.
     pub(super) async fn leave_off(&self) {
+        // Without one the socket is our own by now.
+        if !self.is_there {
+            return;
+        }
         let Ok(stream) = UnixStream::connect(&self.socket).await else { return };
         match timeout(LEAVES_OFF_WITHIN, client::send(stream, Method::POST, api::HAND_OVER)).await {
             Ok(Ok(_)) => tracing::info!("the agent that guarded this node has handed over"),

@@ -52,6 +52,9 @@ pub struct Kernel {
     uplinks: uplink::Links,
 }
 
+/// The folder of another generation, and its books, if they can be read.
+pub type OtherGeneration = (PathBuf, Result<Books, MapError>);
+
 /// What could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -139,7 +142,7 @@ impl Kernel {
     }
 
     /// The books of other generations, whose programs are replaced by now, by their folders.
-    pub fn other_generations(&self) -> Result<Vec<(PathBuf, Result<Books, MapError>)>, PinError> {
+    pub fn other_generations(&self) -> Result<Vec<OtherGeneration>, PinError> {
         let Some(pins) = &self.pins else { return Ok(Vec::new()) };
         let others = pins.others()?;
         if !others.is_empty() {
