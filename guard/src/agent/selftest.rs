@@ -73,6 +73,8 @@ pub(super) struct Selftest {
     /// What the one that is under way has found so far.
     found: BTreeMap<&'static str, Trial>,
     last: SelftestStatus,
+    /// When one last came to its end, by a clock that does not jump.
+    ran: Option<Instant>,
 }
 
 impl Selftest {
@@ -90,6 +92,7 @@ impl Selftest {
             judged: BTreeMap::new(),
             found: BTreeMap::new(),
             last: SelftestStatus::default(),
+            ran: None,
         }
     }
 
@@ -123,7 +126,7 @@ impl Selftest {
     /// Whether it has run once, and has not for several turns.
     fn is_stale(&self) -> bool {
         let longest = self.interval.saturating_mul(5);
-        self.last.last_run.is_some_and(|last| Timestamp::now().duration_since(last).unsigned_abs() > longest)
+        self.ran.is_some_and(|last| last.elapsed() > longest)
     }
 
     /// What failed when it was last tried, if anything did.
@@ -247,6 +250,7 @@ impl State {
         let before = self.selftest.failures();
         let vectors = self.selftest.found.iter().map(|(name, trial)| ((*name).to_owned(), trial.clone()));
         let now = Timestamp::now();
+        self.selftest.ran = Some(Instant::now());
         self.selftest.last = SelftestStatus { last_run: Some(now), vectors: vectors.collect() };
         self.degrade(FEATURE, false);
         let trials = self.selftest.found.iter().filter_map(|(vector, trial)| match trial {
