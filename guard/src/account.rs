@@ -24,6 +24,8 @@ pub struct Account {
     decisions: HashMap<CounterKey, u64>,
     lost: HashMap<Lost, u64>,
     pub owners: Owners,
+    /// Counters of other generations whose counts have been added.
+    pub closed: Vec<CountersId>,
 }
 
 /// Whose cgroups were that had counters: the namespace and the service account.
@@ -39,6 +41,9 @@ pub struct Checkpoint {
     seen: Vec<(u64, u64, u64)>,
     lost: Vec<(u8, u64)>,
     owners: Owners,
+    /// Counters of other generations whose counts are all in the totals.
+    #[serde(default)]
+    pub closed: Vec<CountersId>,
     /// The pods that were there when the programs were attached.
     pub unguarded: Vec<u64>,
     pub totals: Totals,
@@ -69,7 +74,12 @@ impl Account {
         let lost = checkpoint.lost.iter().filter_map(|(code, count)| {
             Some((*Lost::ALL.iter().find(|reason| reason.code() == *code)?, *count))
         });
-        Self { decisions: decisions.collect(), lost: lost.collect(), owners: checkpoint.owners.clone() }
+        Self {
+            decisions: decisions.collect(),
+            lost: lost.collect(),
+            owners: checkpoint.owners.clone(),
+            closed: checkpoint.closed.clone(),
+        }
     }
 
     /// Writes the account down, with what was exported so far.
@@ -93,6 +103,7 @@ impl Account {
             seen,
             lost: self.lost.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
             owners: self.owners.clone(),
+            closed: self.closed.clone(),
             unguarded: unguarded.iter().map(|pod| pod.0).collect(),
             totals,
         }

@@ -2,9 +2,11 @@
 //! policy that was accepted last, and for the pods that were known last.
 //!
 //! After a restart of the node the kubelet starts the same pods again, with the same uids and so with the same cgroups.
-//! Those are made beforehand: each pod that is remembered has its ruling before its first process runs, node agents that
-//! need IMDS to bring up the network among them. Every other pod is unidentified. Nothing stays running: the kernel decides,
-//! and the agent takes over what is pinned. Gates are the agent's: who needs one is refused until it runs.
+//! Every pod is unidentified until the agent runs; but of those that would be refused for that, and would go straight by
+//! the policy (node agents that need IMDS to bring up the network), the cgroups are made beforehand, so that each has its
+//! ruling before its first process runs. A kubelet that finds a pod's cgroup does not set the pod's own limits on it, so
+//! there are no more of these than there must be. Nothing stays running: the kernel decides, and the agent takes over what
+//! is pinned. Gates are the agent's: who needs one is refused until it runs.
 
 use std::{
     collections::BTreeSet,
@@ -14,15 +16,15 @@ use std::{
     time::Instant,
 };
 
-use guard_common::CgroupId;
+use guard_common::{CgroupId, Mode, Verdict};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::{
     backstop::{Backstop, BackstopError, Known, Parts, Wanted},
     endpoints::Endpoints,
     kernel::{GuardedRoot, Kernel, LoadError, PinError, Pins, WriteError},
-    memory::{Memory, MemoryError},
-    pods::{self, Index},
+    memory::{Memory, MemoryError, RememberedPod},
+    pods::{self, Index, Pod},
     policy::{self, Policy},
     reconcile::{self, RuleNames},
 };
@@ -31,8 +33,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct BootSettings {
     pub cgroup_mount: PathBuf,
-    /// Relative to the mount.
-    pub guarded_root: PathBuf,
+    /// Relative to the mount; none: where the agent found it last.
+    pub guarded_root: Option<PathBuf>,
     pub state_folder: PathBuf,
     pub pin_path: PathBuf,
     /// The host's network namespace.
@@ -48,7 +50,7 @@ pub enum Booted {
     /// Programs stand already: an agent runs, or has run since the node's start.
     Stands,
     /// By this policy, with rulings for so many pods.
-    Guarded { policy: String, pods: usize, backstop: Parts },
+    Guarded { root: PathBuf, policy: String, pods: usize, backstop: Result<Parts, BackstopError> },
 }
 
 /// Why the node can't be guarded yet.
@@ -76,8 +78,8 @@ pub enum BootError {
     Kernel(#[from] LoadError),
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error(transparent)]
-    Backstop(#[from] BackstopError),
+    #[error("which cgroup the pods will live under is not known: name it with --guarded-root")]
+    Root,
 }
 
 /// Guards the node by what is remembered. It must be called inside a runtime.
@@ -88,32 +90,59 @@ pub fn boot(settings: &BootSettings) -> Result<Booted, BootError> {
     let policy = policy::parse(&remembered.files, &settings.endpoints, today).policy;
     let policy = policy.ok_or_else(|| BootError::Policy(settings.state_folder.clone()))?;
 
-    let path = settings.cgroup_mount.join(&settings.guarded_root);
+    let given = settings.guarded_root.clone();
+    let guarded_root = given.or(memory.root()?).ok_or(BootError::Root)?;
+    let path = settings.cgroup_mount.join(&guarded_root);
     make(&path)?;
-    let root = GuardedRoot::open(&settings.cgroup_mount, &settings.guarded_root)?;
+    let root = GuardedRoot::open(&settings.cgroup_mount, &guarded_root)?;
     let pins = Pins::open(&settings.pin_path, &settings.endpoints)?;
-    let (mut backstop, _) = Backstop::open(&settings.host_network)?;
-    let mut kernel = Kernel::load(root, &settings.endpoints, backstop.host()?, Some(pins))?;
+    // What stands without a backstop is better than nothing.
+    let backstop = Backstop::open(&settings.host_network);
+    let host = backstop.as_ref().ok().and_then(|(backstop, _)| backstop.host().ok()?);
+    let mut kernel = Kernel::load(root, &settings.endpoints, host, Some(pins))?;
     if !kernel.try_own()? || kernel.check_pinned() {
         return Ok(Booted::Stands);
     }
-    let index = remembered_pods(&memory, &path)?;
+    let index =
+        remembered_pods(&memory, &path, |pod| goes_straight(&policy, &settings.endpoints, pod, today))?;
     let pods = index.named().count();
     let wanted = write(&mut kernel, &policy, &settings.endpoints, &index, today)?;
     kernel.attach()?;
-    let backstop = backstop.keep(&mut kernel, &wanted, &settings.endpoints, &BTreeSet::new());
-    Ok(Booted::Guarded { policy: policy.sha256().to_owned(), pods, backstop })
+    let backstop = backstop
+        .map(|(mut backstop, _)| backstop.keep(&mut kernel, &wanted, &settings.endpoints, &BTreeSet::new()));
+    Ok(Booted::Guarded { root: guarded_root, policy: policy.sha256().to_owned(), pods, backstop })
 }
 
-/// Makes the cgroups of the pods that are remembered.
-fn remembered_pods(memory: &Memory, root: &Path) -> Result<Index, BootError> {
+/// Whether a pod reaches IMDS without a gate by the policy, and would be refused while it has no name.
+fn goes_straight(policy: &Policy, endpoints: &Endpoints, pod: &Pod, today: Date) -> bool {
+    let Some(imds) = endpoints.id(Endpoints::IMDS) else { return false };
+    let (verdict, mode, _) = policy.unidentified(imds);
+    let workload = &pod.workload;
+    let is_allowed = policy.ruling(workload, imds, today).verdict == Verdict::Allow && workload.host_network;
+    let is_refused_unnamed = verdict == Verdict::Deny && mode == Mode::Enforce;
+    is_refused_unnamed && (is_allowed || policy.mode(workload) == Mode::Audit)
+}
+
+/// Makes the cgroups of those pods that are remembered and need them.
+fn remembered_pods(
+    memory: &Memory,
+    root: &Path,
+    needs_cgroup: impl Fn(&Pod) -> bool,
+) -> Result<Index, BootError> {
     let mut index = Index::default();
     let mut pods = Vec::new();
-    for remembered in memory.pods()?.unwrap_or_default() {
-        if let Some(folder) = remembered.folder.filter(|folder| stays_below(folder)) {
-            make(&root.join(folder))?;
+    // A node that lost power may have lost this file, or half of it: then nobody has a name.
+    let remembered = memory.pods().unwrap_or_else(|error| {
+        eprintln!("the pods are not recalled, and all are unidentified: {error}");
+        None
+    });
+    for RememberedPod { pod, folder } in remembered.unwrap_or_default() {
+        if let Some(folder) = folder.filter(|folder| stays_below(folder) && needs_cgroup(&pod))
+            && let Err(error) = make(&root.join(folder))
+        {
+            eprintln!("{}/{} is unidentified: {error}", pod.workload.namespace, pod.name);
         }
-        pods.push(Arc::new(remembered.pod));
+        pods.push(Arc::new(pod));
     }
     index.set_pods(pods);
     let tree = pods::walk(root).map_err(|source| BootError::Walk { path: root.to_owned(), source })?;
@@ -130,7 +159,7 @@ fn write(
     today: Date,
 ) -> Result<Wanted, BootError> {
     let mut rules = RuleNames::default();
-    let mut desired = reconcile::desired(policy, endpoints, index, None, &mut rules, today);
+    let mut desired = reconcile::desired(policy, endpoints, index, &BTreeSet::new(), &mut rules, today);
     let imds = endpoints.id(Endpoints::IMDS);
     for (pod, imds) in desired.gated.keys().zip(imds.into_iter().cycle()) {
         if let Some(entry) = desired.entries.get_mut(pod) {

@@ -1,7 +1,10 @@
 //! Which service accounts may still hold credentials of the node's role from before they were denied. Enforcing revokes
 //! nothing: what IMDS has given away stays good for six hours at most. Pure: it reads no clock and no disk.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,6 +22,9 @@ pub struct Issued {
     last: Vec<(Holder, Timestamp)>,
     /// When the guard was attached. What a pod from before that was given was not seen.
     attached: Option<Timestamp>,
+    /// The service accounts that had a pod then.
+    #[serde(default)]
+    unguarded: BTreeSet<Holder>,
     /// How many each had been given when it was last looked.
     #[serde(skip)]
     counted: BTreeMap<Holder, u64>,
@@ -52,6 +58,9 @@ impl Issued {
         }
         self.counted = counts;
         self.last.retain(|(_, last)| until(*last, now) > now);
+        if self.attached.is_none_or(|attached| until(attached, now) <= now) {
+            self.unguarded.clear();
+        }
         self.last.sort_unstable();
     }
 
@@ -60,19 +69,23 @@ impl Issued {
         self.attached = Some(now);
     }
 
-    /// Which of these service accounts may still hold credentials at `now`. With each goes whether a pod of it ran before
-    /// the guard.
-    pub fn held(&self, denied: impl IntoIterator<Item = (Holder, bool)>, now: Timestamp) -> Vec<Held> {
-        let mut accounts: BTreeMap<Holder, bool> = BTreeMap::new();
-        for (account, unguarded) in denied {
-            *accounts.entry(account).or_default() |= unguarded;
-        }
-        let held = accounts.into_iter().filter_map(|(account, unguarded)| {
-            let seen = self.last.iter().find(|(known, _)| *known == account).map(|(_, last)| (*last, true));
-            let unseen = self.attached.filter(|_| unguarded).map(|attached| (attached, false));
-            let (last, seen) = seen.into_iter().chain(unseen).max()?;
+    /// Takes note of who had a pod before the guard was attached.
+    pub fn ran_unguarded(&mut self, account: Holder) {
+        self.unguarded.insert(account);
+    }
+
+    /// Who may still hold credentials at `now`: of those who are `denied`, and of those who have no pod any more that is
+    /// `allowed` some.
+    pub fn held(&self, denied: &BTreeSet<Holder>, allowed: &BTreeSet<Holder>, now: Timestamp) -> Vec<Held> {
+        let known = self.last.iter().map(|(account, _)| account).chain(&self.unguarded);
+        let accounts: BTreeSet<&Holder> =
+            known.filter(|account| denied.contains(*account) || !allowed.contains(*account)).collect();
+        let held = accounts.into_iter().filter_map(|account| {
+            let seen = self.last.iter().find(|(known, _)| known == account).map(|(_, last)| (*last, true));
+            let unseen = self.attached.filter(|_| self.unguarded.contains(account));
+            let (last, seen) = seen.into_iter().chain(unseen.map(|attached| (attached, false))).max()?;
             let valid_until = until(last, now);
-            let (namespace, service_account) = account;
+            let (namespace, service_account) = account.clone();
             (valid_until > now).then_some(Held { namespace, service_account, valid_until, seen })
         });
         held.collect()
@@ -106,9 +119,9 @@ mod tests {
     }
 
     /// Who holds credentials, until which hour, and whether that was seen.
-    fn held(issued: &Issued, denied: &[(&str, bool)], now: i64) -> Vec<(String, i64, bool)> {
-        let denied = denied.iter().map(|(name, unguarded)| (account(name), *unguarded));
-        let held = issued.held(denied, at(now)).into_iter();
+    fn held(issued: &Issued, denied: &[&str], allowed: &[&str], now: i64) -> Vec<(String, i64, bool)> {
+        let accounts = |names: &[&str]| names.iter().map(|name| account(name)).collect();
+        let held = issued.held(&accounts(denied), &accounts(allowed), at(now)).into_iter();
         let hour = |time: Timestamp| (time.as_second() - at(0).as_second()) / 3600;
         held.map(|held| (held.service_account, hour(held.valid_until), held.seen)).collect()
     }
@@ -118,37 +131,43 @@ mod tests {
         let mut issued = Issued::default();
         issued.begin([(account("cart"), 7)]);
         issued.look([(account("cart"), 7), (account("web"), 1)], at(0));
-        let denied = [("cart", false), ("web", false)];
-        assert_eq!(held(&issued, &denied, 0), [("web".to_owned(), 6, true)], "the seven are from before");
+        let denied = ["cart", "web"];
+        assert_eq!(
+            held(&issued, &denied, &[], 0),
+            [("web".to_owned(), 6, true)],
+            "the seven are from before"
+        );
         issued.look([(account("cart"), 5), (account("cart"), 3), (account("web"), 1)], at(2));
         let both = [("cart".to_owned(), 8, true), ("web".to_owned(), 6, true)];
-        assert_eq!(held(&issued, &denied, 2), both);
-        assert_eq!(held(&issued, &denied[1..], 2), both[1..], "only who is denied");
-        assert_eq!(held(&issued, &denied, 6), both[..1]);
-        assert_eq!(held(&issued, &denied, 8), []);
+        assert_eq!(held(&issued, &denied, &[], 2), both);
+        assert_eq!(held(&issued, &denied[1..], &denied[..1], 2), both[1..], "who is allowed is left out");
+        assert_eq!(held(&issued, &[], &[], 6), both[..1]);
+        assert_eq!(held(&issued, &denied, &[], 8), []);
     }
 
     #[test]
     fn who_ran_before_the_guard_may_have_been_given_some() {
         let mut issued = Issued::default();
-        assert_eq!(held(&issued, &[("cart", true)], 0), [], "not attached yet");
+        issued.ran_unguarded(account("cart"));
+        assert_eq!(held(&issued, &["cart"], &[], 0), [], "not attached yet");
         issued.attached(at(1));
-        let denied = [("cart", false), ("cart", true), ("web", false)];
-        assert_eq!(held(&issued, &denied, 2), [("cart".to_owned(), 7, false)]);
+        let denied = ["cart", "web"];
+        assert_eq!(held(&issued, &denied, &[], 2), [("cart".to_owned(), 7, false)]);
         issued.look([(account("cart"), 1)], at(3));
-        assert_eq!(held(&issued, &denied, 3), [("cart".to_owned(), 9, true)]);
+        assert_eq!(held(&issued, &denied, &[], 3), [("cart".to_owned(), 9, true)]);
     }
 
     #[test]
     fn it_is_the_same_after_a_restart_and_a_clock_that_is_set_back_makes_nothing_longer() {
         let mut issued = Issued::default();
+        issued.ran_unguarded(account("cart"));
         issued.attached(at(9));
         issued.look([(account("cart"), 1)], at(10));
         let text = serde_json::to_string(&issued).expect("plain data");
         let mut recalled: Issued = serde_json::from_str(&text).expect("what was written");
         recalled.begin([(account("cart"), 1)]);
-        assert_eq!(held(&recalled, &[("cart", false)], 11), [("cart".to_owned(), 16, true)]);
-        assert_eq!(held(&recalled, &[("cart", true)], 2), [("cart".to_owned(), 8, true)]);
+        assert_eq!(held(&recalled, &["cart"], &[], 11), [("cart".to_owned(), 16, true)]);
+        assert_eq!(held(&recalled, &["cart"], &[], 2), [("cart".to_owned(), 8, true)]);
         recalled.look([(account("cart"), 1)], at(17));
         assert_eq!(recalled.last, []);
     }

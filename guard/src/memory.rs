@@ -19,6 +19,7 @@ use crate::{
 const PODS: &str = "pods.json";
 const POLICY: &str = "policy.json";
 const ACCOUNT: &str = "account.json";
+const ROOT: &str = "root.json";
 const ISSUED: &str = "issued.json";
 
 /// The folder of what is remembered.
@@ -77,7 +78,7 @@ pub enum MemoryError {
 
 /// Removes what was remembered in a folder, and the folder if nothing else is in it.
 pub fn forget(folder: &Path) -> Result<(), MemoryError> {
-    let files = [PODS, POLICY, ACCOUNT, ISSUED].map(|name| folder.join(name));
+    let files = [PODS, POLICY, ACCOUNT, ISSUED, ROOT].map(|name| folder.join(name));
     for path in files.iter().flat_map(|path| [path.clone(), path.with_extension("new")]) {
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -117,6 +118,16 @@ impl Memory {
     /// The last policy that was accepted.
     pub fn policy(&self) -> Result<Option<RememberedPolicy>, MemoryError> {
         self.recall(POLICY)
+    }
+
+    /// Where the pods of this node live, relative to the cgroup mount.
+    pub fn save_root(&self, root: &Path) -> Result<(), MemoryError> {
+        self.save(ROOT, root, Durable::Yes)
+    }
+
+    /// Where they lived last.
+    pub fn root(&self) -> Result<Option<PathBuf>, MemoryError> {
+        self.recall(ROOT)
     }
 
     pub fn save_account(&self, account: &Checkpoint) -> Result<(), MemoryError> {

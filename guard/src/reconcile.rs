@@ -2,7 +2,7 @@
 //! the agent carries the steps out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -95,13 +95,13 @@ pub struct Desired {
 }
 
 /// What should hold: a ruling for every pod that has a name, and a mark for every QoS class. A pod whose
-/// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it. The agent's `own` pod may do
-/// everything, whatever the policy says.
+/// cgroup is gone keeps its ruling until it is forgotten: a socket may outlive it. The agent's own pod may do
+/// everything, whatever the policy says, and so may that of one that has handed over.
 pub fn desired(
     policy: &Policy,
     endpoints: &Endpoints,
     index: &Index,
-    own: Option<CgroupId>,
+    agents: &BTreeSet<CgroupId>,
     rules: &mut RuleNames,
     today: Date,
 ) -> Desired {
@@ -118,7 +118,7 @@ pub fn desired(
             let Ruled { verdict, rule, filter } = policy.ruling(workload, id, today);
             rulings[usize::from(id)] = Ruling::new(verdict, mode, rules.id(rule.as_str()));
             let goes_straight = verdict == Verdict::Allow && workload.host_network;
-            if Some(id) == imds && mode == Mode::Enforce && !goes_straight && Some(cgroup) != own {
+            if Some(id) == imds && mode == Mode::Enforce && !goes_straight && !agents.contains(&cgroup) {
                 let (pod, help) = (Arc::clone(pod), policy.help().map(ToOwned::to_owned));
                 let denial_id = denial::id(&pod.uid, rule.as_str(), policy.sha256());
                 let terms = Terms { cgroup, pod, verdict, mode, rule, filter, help, denial_id };
@@ -127,9 +127,9 @@ pub fn desired(
         }
         entries.insert(cgroup, PodEntry::pod(rulings));
     }
-    if let Some(own) = own {
+    for agent in agents {
         let allow = Ruling::new(Verdict::Allow, Mode::Enforce, rules.id(RuleName::SELF.as_str()));
-        entries.insert(own, PodEntry::pod([allow; MAX_ENDPOINTS]));
+        entries.insert(*agent, PodEntry::pod([allow; MAX_ENDPOINTS]));
     }
     desired
 }

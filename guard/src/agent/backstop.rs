@@ -12,14 +12,19 @@ use crate::{
     pods::Identity,
 };
 
-/// How long after a change of the links they are looked at: a burst of changes is one look.
+/// How long after a change of the links they are looked at, and how soon at the earliest again: a burst of changes is one
+/// look, and many bursts are few.
 const SETTLE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The backstop, where this host is to have one, and what was asked of it last.
 #[derive(Default)]
 pub(super) struct Keeper {
     backstop: Option<Backstop>,
     wanted: Option<Wanted>,
+    /// Whether all of it stood when it was last written.
+    stands: bool,
+    last_look: Option<Instant>,
     look_at: Option<Instant>,
 }
 
@@ -84,7 +89,9 @@ impl Keeper {
 
     /// Looks at them soon.
     pub(super) fn links_changed(&mut self) {
-        self.look_at.get_or_insert_with(|| Instant::now() + SETTLE);
+        let earliest = self.last_look.map(|last| last + PAUSE);
+        let soon = Instant::now() + SETTLE;
+        self.look_at.get_or_insert_with(|| earliest.map_or(soon, |earliest| earliest.max(soon)));
     }
 }
 
@@ -101,17 +108,18 @@ impl State {
     /// Looks whether it still stands where it should: at links that are new, and after others have changed the rules.
     pub(super) fn look_after_backstop(&mut self) {
         self.keeper.look_at = None;
+        self.keeper.last_look = Some(Instant::now());
         if !self.is_guarding() {
             return;
         }
-        if let Some(backstop) = &mut self.keeper.backstop {
-            match backstop.look_again() {
-                Ok(true) if self.keeper.wanted.is_some() => {
-                    tracing::warn!("somebody has changed the backstop's tables: they are written again");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(error = chain(&error), "cannot look after the backstop"),
+        match self.keeper.backstop.as_mut().map(Backstop::look_again) {
+            Some(Ok(true)) if self.keeper.stands => {
+                tracing::warn!("somebody has changed the backstop's tables: they are written again");
+                // What went with them counts from nothing, however far it has got by the next look.
+                self.collect_backstop();
             }
+            Some(Err(error)) => tracing::error!(error = chain(&error), "cannot look after the backstop"),
+            Some(Ok(_)) | None => {}
         }
         let wanted = self.wanted_backstop();
         self.renew_backstop(wanted);
@@ -139,7 +147,7 @@ impl State {
 
     fn wanted_backstop(&self) -> Wanted {
         let known = self.index.pods().filter_map(|(cgroup, identity)| match identity {
-            Identity::Pod(pod) if Some(cgroup) != self.own => {
+            Identity::Pod(pod) if !self.is_agent(cgroup) => {
                 Some(Known { pod, entry: self.applied.get(&cgroup)? })
             }
             Identity::Pod(_) | Identity::Unidentified => None,
@@ -184,6 +192,7 @@ impl State {
             );
         }
         // What failed is tried again by the clock.
-        self.keeper.wanted = stands.then_some(wanted);
+        self.keeper.stands = stands;
+        self.keeper.wanted = Some(wanted);
     }
 }

@@ -1,5 +1,7 @@
 //! Who is denied now and may still hold credentials of the node's role from before: noted, remembered, and shown.
 
+use std::collections::BTreeSet;
+
 use guard_common::{Verdict, decide};
 use hyper::Method;
 use jiff::Timestamp;
@@ -29,22 +31,28 @@ impl State {
     /// Takes note of what was issued since this was last done, and shows who holds it.
     pub(super) fn note_issued(&mut self) {
         self.issued.look(self.metrics.credentials_issued(), Timestamp::now());
+        for pod in self.unguarded.iter().filter_map(|pod| self.index.identify(*pod)) {
+            self.issued.ran_unguarded(holder(pod));
+        }
         self.metrics.set_held(&self.held());
     }
 
-    /// The service accounts that are denied now and may still hold credentials.
+    /// The service accounts that are denied now, or have no pod any more, and may still hold credentials.
     pub(super) fn held(&self) -> Vec<Held> {
-        let Some(imds) = self.settings.endpoints.id(Endpoints::IMDS) else { return Vec::new() };
-        let denied = self.applied.iter().filter(|(pod, entry)| {
-            self.index.live(**pod).is_some()
-                && Some(**pod) != self.own
-                && !decide(entry.ruling(imds), None).passes()
-        });
-        let denied = denied.filter_map(|(cgroup, _)| {
-            let pod = self.index.identify(*cgroup)?;
-            (!self.may_have_credentials(pod)).then(|| (holder(pod), self.unguarded.contains(cgroup)))
-        });
-        self.issued.held(denied, Timestamp::now())
+        let Some(imds) = self.settings.endpoints.id(Endpoints::IMDS).filter(|_| self.enforcing()) else {
+            return Vec::new();
+        };
+        let (mut denied, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+        for (cgroup, entry) in &self.applied {
+            if self.index.live(*cgroup).is_none() || self.is_agent(*cgroup) {
+                continue;
+            }
+            let Some(pod) = self.index.identify(*cgroup) else { continue };
+            let is_denied = !decide(entry.ruling(imds), None).passes() && !self.may_have_credentials(pod);
+            let accounts = if is_denied { &mut denied } else { &mut allowed };
+            accounts.insert(holder(pod));
+        }
+        self.issued.held(&denied, &allowed, Timestamp::now())
     }
 
     /// Whether the policy denies a pod something, but not this.
@@ -64,7 +72,9 @@ impl State {
         let unsaved = self.saved_issued.as_ref() != Some(&self.issued);
         let Some(memory) = self.memory.as_ref().filter(|_| self.is_guarding() && unsaved) else { return };
         let saved = memory.save_issued(&self.issued);
-        self.saved_issued = Some(self.issued.clone());
+        if saved.is_ok() {
+            self.saved_issued = Some(self.issued.clone());
+        }
         if self.degrade("state_folder", saved.is_err())
             && let Err(error) = saved
         {

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     select,
-    sync::mpsc,
+    sync::{broadcast, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -51,7 +51,7 @@ use cluster::Cluster;
 use lines::Lines;
 use policy::PolicyInForce;
 use state::State;
-use succession::Predecessor;
+use succession::{Predecessor, SocketPlace};
 
 pub use selftest::{SelftestStatus, Trial};
 pub use status::{Explained, GateStatus, PodStatus, PolicyStatus, RulingStatus, Status};
@@ -171,7 +171,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let lines = Lines::open(&settings.events)?;
     let (queries_sender, mut queries) = mpsc::channel(16);
     let api = api::Agent { queries: queries_sender, events: lines.watchers() };
-    let listen = serve(&settings, api).await?;
+    let place = SocketPlace::beside(&settings.socket, &predecessor);
+    let listen = serve(&settings, &place, api).await?;
     let mut cluster = Cluster::join(&settings, &metrics).await?;
 
     let root = select! {
@@ -192,7 +193,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     state.keeper = keeper;
     let bell = state.hear(bell);
     let gate_news = state.start_gates();
-    take_over(&mut state, &mut cluster, predecessor).await?;
+    take_over(&mut state, &mut cluster, &predecessor).await?;
+    place.take().map_err(|source| AgentError::Socket { path: state.settings.socket.clone(), source })?;
     let ears = Ears {
         policy_changes,
         pod_changes,
@@ -230,7 +232,7 @@ struct Ears {
 async fn take_over(
     state: &mut State,
     cluster: &mut Cluster,
-    predecessor: Predecessor,
+    predecessor: &Predecessor,
 ) -> Result<(), AgentError> {
     state.reload_policy();
     state.reload_pods();
@@ -384,6 +386,8 @@ fn answer(query: Query, state: &mut State) {
             drop(reply.send(serde_json::to_string(&state.status()).expect("plain data")));
         }
         Query::Ready(reply) => drop(reply.send(state.check())),
+        // Whoever has stopped waiting has not taken over.
+        Query::HandOver(reply) if reply.is_closed() => {}
         Query::HandOver(reply) => {
             state.hand_over();
             let _ = reply.send(());
@@ -404,16 +408,32 @@ fn open_memory(settings: &Settings) -> Option<Memory> {
 }
 
 /// Opens both doors of the API and tells the address of the first.
-async fn serve(settings: &Settings, api: api::Agent) -> Result<SocketAddr, AgentError> {
+async fn serve(settings: &Settings, place: &SocketPlace, api: api::Agent) -> Result<SocketAddr, AgentError> {
     let address = settings.listen;
     let failed = |source| AgentError::Listen { address, source };
     let tcp = bind(address).await.map_err(failed)?;
     let listen = tcp.local_addr().map_err(failed)?;
-    let unix = api::listen_unix(&settings.socket)
+    let unix = api::listen_unix(place.bound())
         .map_err(|source| AgentError::Socket { path: settings.socket.clone(), source })?;
     tokio::task::spawn_local(api::serve_tcp(tcp, api.clone()));
     tokio::task::spawn_local(api::serve_unix(unix, api));
     Ok(listen)
+}
+
+/// Says to whoever probes that all is well, until the program ends. It must run inside a `LocalSet`.
+pub async fn say_ready(address: SocketAddr) -> Result<(), AgentError> {
+    let (queries, mut asked) = mpsc::channel(16);
+    let tcp = bind(address).await.map_err(|source| AgentError::Listen { address, source })?;
+    let (events, _) = broadcast::channel(1);
+    tokio::task::spawn_local(api::serve_tcp(tcp, api::Agent { queries, events }));
+    tokio::task::spawn_local(async move {
+        while let Some(query) = asked.recv().await {
+            if let Query::Ready(reply) = query {
+                let _ = reply.send(Ok(()));
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Binds to an address. `[::]` means every address, on a host without IPv6 too.

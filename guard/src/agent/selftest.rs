@@ -120,6 +120,12 @@ impl Selftest {
         }
     }
 
+    /// Whether it has run once, and has not for several turns.
+    fn is_stale(&self) -> bool {
+        let longest = self.interval.saturating_mul(5);
+        self.last.last_run.is_some_and(|last| Timestamp::now().duration_since(last).unsigned_abs() > longest)
+    }
+
     /// What failed when it was last tried, if anything did.
     fn failures(&self) -> Option<String> {
         let failed = self.last.vectors.iter().filter_map(|(vector, trial)| match trial {
@@ -142,6 +148,7 @@ impl State {
         match self.selftest.failures() {
             Some(failures) => Err(format!("the self-test failed: {failures}")),
             None if !self.is_tested() => Err("the self-test has not run yet".to_owned()),
+            None if self.selftest.is_stale() => Err("the self-test has not run for long".to_owned()),
             None => Ok(()),
         }
     }
@@ -218,6 +225,10 @@ impl State {
             Outcome::Passed => Trial::Open("the attempt was let through".to_owned()),
             Outcome::Refused if !read => Trial::Open("the counters can't be read".to_owned()),
             Outcome::Refused if is_counted => Trial::Shut,
+            // A packet filter of the host's comes before the second lock: whether that would have refused it is not known.
+            Outcome::Refused if vector.lock == Lock::Egress && self.kernel.check().is_ok() => {
+                Trial::NotTried("something else on this host refuses it first".to_owned())
+            }
             Outcome::Refused => Trial::Open("it was refused, but not by the guard".to_owned()),
         }
     }
@@ -259,6 +270,10 @@ impl State {
 
     /// The canary could not be asked: nothing is known that was not known before.
     fn give_up_selftest(&mut self, why: &str) {
+        if self.selftest.is_stale() {
+            // What it found then says nothing of now.
+            self.metrics.forget_selftest();
+        }
         self.selftest.next_run = Some(Instant::now() + self.selftest.interval);
         if self.degrade(FEATURE, true) {
             tracing::error!(why, "the guard can't test itself");

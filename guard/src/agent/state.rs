@@ -4,12 +4,12 @@ use std::{
     collections::{BTreeSet, HashMap},
     mem,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use guard_common::{AttemptEvent, CgroupId, GateKey, Mode, PodEntry, RequestRecord};
+use guard_common::{AttemptEvent, CgroupId, GateKey, Kind, Mode, PodEntry, RequestRecord};
 use jiff::{Timestamp, civil::Date};
 use tokio::time::Instant;
 
@@ -29,11 +29,13 @@ use crate::{
     account::{Account, Checkpoint},
     attempt::{Attempt, Attribution},
     changes::Version,
+    endpoints::Endpoints,
     issued::Issued,
     kernel::{CgroupBell, Counters, Kernel, LoadError},
     kubernetes::News,
     memory::Memory,
     pods::{self, Identity, Index, KnownPod},
+    policy::RuleName,
     reconcile::{self, Desired, Entries, RuleNames, Step},
     request::{LineBudget, Request},
     sinks::metrics::{EventLoss, Metrics, Names, PodStates, enforces},
@@ -49,6 +51,12 @@ pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) listen: SocketAddr,
     pub(super) stage: Stage,
+    /// Since when another agent guards.
+    pub(super) handed_over: Option<Instant>,
+    /// Whether counts of other generations are still to be added: until then none may be written down.
+    pub(super) carries_over: bool,
+    /// The folders of other generations, to be removed once their counts are written down.
+    pub(super) other_generations: Vec<PathBuf>,
     pub(super) kernel: Kernel,
     pub(super) counters: Counters,
     pub(super) metrics: Metrics,
@@ -60,6 +68,8 @@ pub(super) struct State {
     pub(super) index: Index,
     /// The cgroup of the agent's own pod, if it runs in one.
     pub(super) own: Option<CgroupId>,
+    /// It, and those of agents that have handed over and are still there.
+    agents: BTreeSet<CgroupId>,
     /// The pods that were there when the programs were attached.
     pub(super) unguarded: BTreeSet<CgroupId>,
     pub(super) memory: Option<Memory>,
@@ -109,6 +119,9 @@ impl State {
             settings,
             listen,
             stage: Stage::Preparing,
+            handed_over: None,
+            carries_over: false,
+            other_generations: Vec::new(),
             kernel,
             counters,
             metrics,
@@ -118,6 +131,7 @@ impl State {
             rules_written: 1,
             index: Index::default(),
             own: None,
+            agents: BTreeSet::new(),
             unguarded: BTreeSet::new(),
             memory,
             saved_account: None,
@@ -172,6 +186,20 @@ impl State {
             .inspect_err(|error| tracing::warn!(%error, "cannot look for the agent's own pod"))
             .ok()
             .and_then(|tree| pods::pod_of(self.root(), &tree, std::process::id()));
+        self.agents.extend(self.own);
+    }
+
+    /// Takes note of former agents' pods: until they are gone, their gates may have something to ask.
+    pub(super) fn find_former_agents(&mut self) {
+        let rule = self.rules.id(RuleName::SELF.as_str());
+        let imds = self.settings.endpoints.id(Endpoints::IMDS).unwrap_or_default();
+        let is_agent = |entry: &PodEntry| entry.kind() == Kind::Pod && entry.ruling(imds).rule() == rule;
+        self.agents.extend(self.applied.iter().filter(|(_, entry)| is_agent(entry)).map(|(pod, _)| *pod));
+    }
+
+    /// Whether it is the pod of an agent: this one's, or one's that has handed over.
+    pub(super) fn is_agent(&self, pod: CgroupId) -> bool {
+        self.agents.contains(&pod)
     }
 
     /// Takes the bell that rings for new cgroups; without it the agent goes by the clock.
@@ -254,7 +282,9 @@ impl State {
         let is_ours = self.is_guarding() && self.listed;
         let Some(memory) = self.memory.as_ref().filter(|_| is_ours && known != self.saved) else { return };
         let saved = memory.save_pods(&known);
-        self.saved = known;
+        if saved.is_ok() {
+            self.saved = known;
+        }
         if self.degrade("state_folder", saved.is_err())
             && let Err(error) = saved
         {
@@ -319,14 +349,14 @@ impl State {
     pub(super) fn tidy(&mut self) {
         self.next_tidying = Instant::now() + TIDY_INTERVAL;
         if !self.is_guarding() {
+            self.end_drained_gates();
             return;
         }
         let read = self.collect();
-        // Before anything is forgotten: what was seen of it must not count again.
-        self.save_account();
+        let saved = self.save_account();
         let gone = self.gone();
-        // What was not read must not be forgotten.
-        if read && !gone.is_empty() {
+        // What was not read, or not written down, must not be forgotten.
+        if read && saved && !gone.is_empty() {
             for pod in &gone {
                 self.index.forget(*pod);
                 self.strays.remove(pod);
@@ -388,7 +418,7 @@ impl State {
     /// What the kernel should hold today.
     pub(super) fn desired(&self, rules: &mut RuleNames) -> Desired {
         let endpoints = &self.settings.endpoints;
-        reconcile::desired(&self.policy.policy, endpoints, &self.index, self.own, rules, today())
+        reconcile::desired(&self.policy.policy, endpoints, &self.index, &self.agents, rules, today())
     }
 
     /// Carries out the difference between what the kernel holds and what it should hold.
@@ -397,6 +427,8 @@ impl State {
             return;
         }
         self.day = today();
+        let (own, index) = (self.own, &self.index);
+        self.agents.retain(|agent| Some(*agent) == own || index.live(*agent).is_some());
         let mut rules = mem::take(&mut self.rules);
         let Desired { mut entries, gated } = self.desired(&mut rules);
         self.rules = rules;
@@ -415,6 +447,7 @@ impl State {
                         self.remove(cgroup);
                     }
                 },
+                Step::Remove(cgroup) if self.is_still_ruled(cgroup) => {}
                 Step::Remove(cgroup) => self.remove(cgroup),
             }
         }
@@ -424,6 +457,15 @@ impl State {
         self.close_gates(&stale);
         self.sever();
         self.show_pods();
+    }
+
+    /// Whether a pod that has no name here keeps the ruling that a former agent gave it: until this node's pods are told,
+    /// and after that if it is stricter than the one for unidentified pods.
+    fn is_still_ruled(&self, cgroup: CgroupId) -> bool {
+        let is_unnamed = matches!(self.index.live(cgroup), Some(Identity::Unidentified));
+        let denies = |entry: Option<&PodEntry>| enforces(entry);
+        is_unnamed
+            && (!self.listed || denies(self.applied.get(&cgroup)) && !denies(self.unidentified.as_ref()))
     }
 
     fn remove(&mut self, cgroup: CgroupId) {
@@ -509,7 +551,10 @@ impl State {
     /// ask in the name of pods is the agent's own, and counted there.
     pub(super) fn hear_requests(&mut self, (records, unreadable): (Vec<RequestRecord>, u64), lines: &Lines) {
         self.lose_events(EventLoss::Unreadable, unreadable);
-        for record in records.iter().filter(|record| Some(record.pod) != self.own) {
+        for record in &records {
+            if self.is_agent(record.pod) {
+                continue;
+            }
             let request = Request::attribute(record, self.attribution());
             self.metrics.requests().count(&request.counted());
             if self.request_lines.take(record.pod, Timestamp::now()) {

@@ -102,7 +102,7 @@ impl State {
         })?;
         let policy = &self.policy.policy;
         let mut explanation = policy.explain(&pod.workload, self.day);
-        if Some(cgroup) == self.own {
+        if self.is_agent(cgroup) {
             for outcome in &mut explanation.outcomes {
                 (outcome.verdict, outcome.rule, outcome.filter) = (Verdict::Allow, RuleName::SELF, None);
             }

@@ -10,7 +10,11 @@
 //! The kernel decides all the while. An old agent that is gone has left the lock, and everything in the kernel as it was:
 //! then the gates alone are missing until the new ones are open.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use guard_common::{CANARY_RULE, CgroupId, PodEntry};
 use hyper::Method;
@@ -20,11 +24,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{AgentError, chain, state::State};
+use super::{AgentError, chain, doors::Doors, state::State};
 use crate::{
     account::{Account, Checkpoint},
     client,
-    kernel::{Books, Reading},
+    kernel::{self, Books, Reading},
     memory::Memory,
     reconcile::{self, RuleNames},
     sinks::{api, metrics::Names},
@@ -40,22 +44,53 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// How long gates of former agents keep their ports: what is on its way there arrives by then.
 const GATES_PASS: Duration = Duration::from_secs(30);
 
-/// The agent that guards this node already, if one does: known by its socket, before ours takes that one's place.
-pub(super) struct Predecessor(Option<UnixStream>);
+/// The agent that guards this node already, if one does, by its socket. Ours takes that one's place once we guard.
+pub(super) struct Predecessor {
+    socket: PathBuf,
+    is_there: bool,
+}
 
 impl Predecessor {
     pub(super) async fn find(socket: &Path) -> Self {
-        Self(UnixStream::connect(socket).await.ok())
+        Self { socket: socket.to_owned(), is_there: UnixStream::connect(socket).await.is_ok() }
     }
 
     /// Asks it to leave off. One that does not answer may be ending: its lock tells.
-    pub(super) async fn leave_off(self) {
-        let Some(stream) = self.0 else { return };
+    pub(super) async fn leave_off(&self) {
+        // Without one the socket is our own by now.
+        if !self.is_there {
+            return;
+        }
+        let Ok(stream) = UnixStream::connect(&self.socket).await else { return };
         match timeout(LEAVES_OFF_WITHIN, client::send(stream, Method::POST, api::HAND_OVER)).await {
             Ok(Ok(_)) => tracing::info!("the agent that guarded this node has handed over"),
             Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "nobody hands over"),
             Err(_) => tracing::warn!("the agent that guards this node does not answer"),
         }
+    }
+}
+
+/// Where the agent's socket is. While another agent guards, that one's stays where people, and a next try, find it.
+pub(super) struct SocketPlace {
+    bound: PathBuf,
+    place: PathBuf,
+}
+
+impl SocketPlace {
+    pub(super) fn beside(place: &Path, predecessor: &Predecessor) -> Self {
+        let taken = predecessor.is_there;
+        let bound = if taken { place.with_added_extension("next") } else { place.to_owned() };
+        Self { bound, place: place.to_owned() }
+    }
+
+    /// Where it is bound.
+    pub(super) fn bound(&self) -> &Path {
+        &self.bound
+    }
+
+    /// Takes its place, now that this agent guards.
+    pub(super) fn take(self) -> io::Result<()> {
+        if self.bound == self.place { Ok(()) } else { fs::rename(self.bound, self.place) }
     }
 }
 
@@ -101,9 +136,11 @@ impl State {
         self.rules_written = self.rules.count();
         self.applied = self.kernel.rulings().map_err(failed("the rulings"))?;
         self.unidentified = self.applied.remove(&CgroupId::UNIDENTIFIED);
+        self.find_former_agents();
         self.know_canary();
         let checkpoint = self.recall_account();
         self.recall_issued();
+        self.carries_over = true;
         let stood = self.kernel.check_pinned();
         // Looked at again: what happened since the gates were prepared.
         self.walk()?;
@@ -116,6 +153,9 @@ impl State {
         self.kernel.attach()?;
         self.denied.attached();
         self.carry_over(checkpoint.as_ref());
+        self.carries_over = false;
+        self.save_account();
+        self.remove_other_generations();
         self.walk()?;
         // Where the programs stood all the while, whoever is new was guarded from the start.
         let now = self.kernel.counters_id();
@@ -127,13 +167,29 @@ impl State {
             known.into_iter().flat_map(|known| known.unguarded).map(CgroupId).collect()
         } else {
             self.issued.attached(Timestamp::now());
-            self.index.pods().map(|(pod, _)| pod).filter(|pod| Some(*pod) != self.own).collect()
+            self.index.pods().map(|(pod, _)| pod).filter(|pod| !self.is_agent(*pod)).collect()
         };
-        self.former_gates = Some((Instant::now() + GATES_PASS, self.kernel.gates().unwrap_or_default()));
+        self.former_gates = Some((Instant::now() + GATES_PASS * 2, self.kernel.gates().unwrap_or_default()));
+        self.remember_root();
         self.show_pods();
         // Whoever follows must know which pods ran before the guard, and since when it stands.
         self.save_account();
         Ok(())
+    }
+
+    /// Writes down where the pods live, for the node's next start.
+    fn remember_root(&mut self) {
+        let Some(memory) = &self.memory else { return };
+        let mount = self.settings.cgroup_mount.canonicalize();
+        let root = mount.ok().and_then(|mount| Some(self.root().strip_prefix(mount).ok()?.to_owned()));
+        if let Some(root) = root
+            && let Err(error) = memory.save_root(&root)
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "where the pods live is not remembered for the node's start"
+            );
+        }
     }
 
     /// Goes on with the totals of the former agent, and with its account if the counters are the same.
@@ -155,27 +211,40 @@ impl State {
         Some(checkpoint)
     }
 
-    /// Adds what other generations have counted since the account was written, and removes them.
+    /// Adds what other generations have counted since the account was written. They go once that is written down.
     fn carry_over(&mut self, checkpoint: Option<&Checkpoint>) {
-        match self.kernel.close_other_generations() {
-            Ok(books) => {
-                for books in books {
-                    match books {
-                        Ok(books) => self.add_books(books, checkpoint),
-                        Err(error) => {
-                            tracing::error!(
-                                error = chain(&error),
-                                "what another version had counted last is lost"
-                            );
-                        }
-                    }
+        let others = match self.kernel.other_generations() {
+            Ok(others) => others,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "what another version had counted last is not found");
+                return;
+            }
+        };
+        for (folder, books) in others {
+            match books {
+                Ok(books) => self.add_books(books, checkpoint),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "what another version had counted last is lost");
                 }
             }
-            Err(error) => tracing::error!(error = chain(&error), "pins of another version stay behind"),
+            self.other_generations.push(folder);
+        }
+    }
+
+    /// Removes other generations, whose counts are carried over.
+    fn remove_other_generations(&mut self) {
+        for folder in std::mem::take(&mut self.other_generations) {
+            if let Err(error) = kernel::remove_generation(&folder) {
+                tracing::error!(error = chain(&error), "pins of another version stay behind");
+            }
         }
     }
 
     fn add_books(&mut self, mut books: Books, checkpoint: Option<&Checkpoint>) {
+        if checkpoint.is_some_and(|known| known.closed.contains(&books.counters)) {
+            return;
+        }
+        self.account.closed.push(books.counters.clone());
         let same = checkpoint.filter(|checkpoint| checkpoint.counters.as_ref() == Some(&books.counters));
         let mut reading = std::mem::take(&mut books.reading);
         reading.decisions.retain(|(key, _)| key.rule != CANARY_RULE);
@@ -204,25 +273,34 @@ impl State {
     }
 
     /// Writes down what was counted so far, and then what was issued.
-    pub(super) fn save_account(&mut self) {
-        self.write_account();
+    /// Says whether it is down; where nothing is remembered it need not be.
+    pub(super) fn save_account(&mut self) -> bool {
+        if !self.is_guarding() || self.carries_over {
+            return false;
+        }
+        let saved = self.write_account();
         self.note_issued();
         self.save_issued();
+        saved
     }
 
-    fn write_account(&mut self) {
-        let Some(memory) = self.memory.as_ref().filter(|_| self.is_guarding()) else { return };
+    fn write_account(&mut self) -> bool {
+        let Some(memory) = self.memory.as_ref() else { return true };
         let now = self.account.checkpoint(self.kernel.counters_id(), &self.unguarded, self.metrics.totals());
         if self.saved_account.as_ref() == Some(&now) {
-            return;
+            return true;
         }
         let saved = memory.save_account(&now);
-        self.saved_account = Some(now);
-        if self.degrade("state_folder", saved.is_err())
+        if saved.is_ok() {
+            self.saved_account = Some(now);
+        }
+        let is_saved = saved.is_ok();
+        if self.degrade("state_folder", !is_saved)
             && let Err(error) = saved
         {
             tracing::warn!(error = chain(&error), "what was counted is not remembered for the next agent");
         }
+        is_saved
     }
 
     /// Leaves off, for another agent to take over: nothing is written from now on. The gates go on answering.
@@ -235,6 +313,7 @@ impl State {
         self.save_account();
         self.remove_canary();
         self.stage = Stage::HandedOver;
+        self.handed_over = Some(Instant::now());
         self.doors.drain();
         self.kernel.disown();
         tracing::info!("handed over to another agent: the gates answer until this one is ended");
@@ -242,7 +321,14 @@ impl State {
 
     /// Whether the agent that took over is gone, and with it the one that guards.
     pub(super) fn successor_is_gone(&mut self) -> bool {
-        self.has_handed_over() && matches!(self.kernel.try_own(), Ok(true))
+        self.has_handed_over() && !matches!(self.kernel.try_own(), Ok(false))
+    }
+
+    /// Ends the gates of an agent that handed over a while ago: what they had begun is answered, and their terms are old.
+    pub(super) fn end_drained_gates(&mut self) {
+        if self.handed_over.is_some_and(|since| since.elapsed() > GATES_PASS) {
+            self.doors = Doors::default();
+        }
     }
 
     /// Gives back the ports of gates of former agents.

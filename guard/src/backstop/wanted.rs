@@ -49,6 +49,10 @@ impl Wanted {
         };
         let forwarded = match (reaches(unidentified, imds), reaching.is_empty(), stopped.is_empty()) {
             (false, true, _) => Forwarded::Drop,
+            // Audit holds nobody up: until all addresses of who may reach it are known, only those who may not are dropped.
+            (false, false, _) if reaching.iter().any(|known| known.pod.addresses.is_empty()) => {
+                Forwarded::DropFrom(addresses(&stopped))
+            }
             (false, false, _) => Forwarded::DropBut(addresses(&reaching)),
             (true, _, true) => Forwarded::Pass,
             (true, _, false) => Forwarded::DropFrom(addresses(&stopped)),

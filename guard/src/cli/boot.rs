@@ -8,6 +8,8 @@ use super::{
     host::{Host, PIN_PATH},
 };
 use crate::{
+    agent::chain,
+    backstop::Parts,
     boot::{BootSettings, Booted, boot},
     endpoints::Endpoints,
     kernel::probe::Facts,
@@ -46,7 +48,7 @@ impl Boot {
         )?;
         let settings = BootSettings {
             cgroup_mount: mount.path,
-            guarded_root: guarded_root.or(facts.guarded_root).unwrap_or_else(usual_root),
+            guarded_root,
             state_folder: self.state_dir,
             pin_path: self.pin_path,
             host_network: self.host_network,
@@ -58,14 +60,16 @@ impl Boot {
                 settings.state_folder.display()
             ),
             Booted::Stands => println!("the guard stands already"),
-            Booted::Guarded { policy, pods, backstop } => {
-                println!(
-                    "guarding {} by the policy {policy}, with rulings for {pods} pods",
-                    settings.guarded_root.display()
-                );
-                for (part, stands) in
-                    [("forward", backstop.forward), ("uplink", backstop.uplink), ("bypass", backstop.bypass)]
-                {
+            Booted::Guarded { root, policy, pods, backstop } => {
+                println!("guarding {} by the policy {policy}, with rulings for {pods} pods", root.display());
+                let Parts { forward, uplink, bypass } = match backstop {
+                    Ok(parts) => parts,
+                    Err(error) => {
+                        println!("without the backstop: {}", chain(&error));
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                };
+                for (part, stands) in [("forward", forward), ("uplink", uplink), ("bypass", bypass)] {
                     if let Err(error) = stands {
                         println!("without the backstop's part `{part}`: {error}");
                     }
@@ -74,10 +78,4 @@ impl Boot {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// What the kubelet will make: a slice where systemd runs, unless it is told to do without.
-fn usual_root() -> PathBuf {
-    let has_systemd = std::path::Path::new("/run/systemd/system").exists();
-    PathBuf::from(if has_systemd { "kubepods.slice" } else { "kubepods" })
 }

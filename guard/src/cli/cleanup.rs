@@ -1,4 +1,4 @@
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -6,11 +6,12 @@ use hyper::Method;
 use tokio::{
     net::UnixStream,
     signal::unix::{SignalKind, signal},
+    task::LocalSet,
     time::{Instant, sleep},
 };
 
 use super::{block_on, host::PIN_PATH};
-use crate::{backstop, canary, client, kernel, pods, sinks::api};
+use crate::{agent, backstop, canary, client, kernel, pods, sinks::api};
 
 /// Remove the guard from this node: programs, pins, and what else stays when the agent ends.
 ///
@@ -45,6 +46,10 @@ pub(super) struct Cleanup {
     /// Stay until ended, once everything is removed: for a DaemonSet that cleans up
     #[arg(long)]
     wait: bool,
+
+    /// Where to say, meanwhile, that the node is clean: /readyz and /healthz
+    #[arg(long, value_name = "ADDRESS", requires = "wait")]
+    listen: Option<SocketAddr>,
 }
 
 /// How long a running agent may take to leave off.
@@ -52,13 +57,16 @@ const OWNED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Cleanup {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        block_on(async {
+        block_on(LocalSet::new().run_until(async {
             self.remove().await?;
+            if let Some(address) = self.listen {
+                agent::say_ready(address).await?;
+            }
             if self.wait {
                 signal(SignalKind::terminate())?.recv().await;
             }
             Ok(ExitCode::SUCCESS)
-        })
+        }))
     }
 
     async fn remove(&self) -> anyhow::Result<()> {
@@ -73,8 +81,11 @@ impl Cleanup {
         } else {
             println!("nothing  is pinned at {}", self.pin_path.display());
         }
-        backstop::remove(&self.host_network)?;
-        println!("removed  the backstop in {}", self.host_network.display());
+        match backstop::remove(&self.host_network) {
+            Ok(()) => println!("removed  the backstop in {}", self.host_network.display()),
+            // A host without a packet filter has none.
+            Err(error) => eprintln!("left     the backstop, if there is one: {}", agent::chain(&error)),
+        }
         if let Err(error) = self.remove_canary() {
             // An empty cgroup does nothing.
             eprintln!("left     the cgroup of the self-test: {error:#}");

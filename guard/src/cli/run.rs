@@ -211,9 +211,11 @@ fn raise_file_limit() {
 
 /// Says what this host lacks, once, and names it for the metric.
 fn degraded(findings: &[Finding]) -> Vec<&'static str> {
-    // The guarded root is waited for: that it is not there yet is no lack of the host.
+    // The guarded root is waited for: that it is not there yet is no lack of the host. Whether there are pins shows where
+    // they are to be.
+    let is_told_elsewhere = |finding: &&Finding| ["guarded_root", "pins"].contains(&finding.feature);
     let lacking =
-        findings.iter().filter(|finding| finding.state != State::Ok && finding.feature != "guarded_root");
+        findings.iter().filter(|finding| finding.state != State::Ok).filter(|it| !is_told_elsewhere(it));
     lacking
         .map(|Finding { feature, found, follows, .. }| {
             let follows = follows.as_deref().unwrap_or_default();

@@ -37,16 +37,19 @@ impl Severance {
     /// Ends what the network namespace has of it that the calling thread is in.
     pub(super) fn carry_out(&self) -> io::Result<()> {
         let diagnosis = Socket::new(NETLINK_SOCK_DIAG)?;
+        let mut outcome = Ok(());
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
             for family in [AF_INET, AF_INET6] {
                 for connection in self.connections(&diagnosis, family, protocol)? {
-                    if destroy(&diagnosis, request(family, protocol, connection))? {
-                        self.ended.inc();
+                    match destroy(&diagnosis, request(family, protocol, connection)) {
+                        Ok(ended) => self.ended.inc_by(u64::from(ended)),
+                        // One that can't be ended, for it is ending say, keeps none of the others.
+                        Err(error) => outcome = outcome.and(Err(error)),
                     }
                 }
             }
         }
-        Ok(())
+        outcome
     }
 
     fn connections(&self, diagnosis: &Socket, family: u8, protocol: u8) -> io::Result<Vec<SocketId>> {
@@ -98,7 +101,7 @@ fn destroy(diagnosis: &Socket, request: InetRequest) -> io::Result<bool> {
     match NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?.payload {
         NetlinkPayload::Error(error) => match -error.raw_code() {
             0 => Ok(true),
-            libc::ENOENT => Ok(false),
+            libc::ENOENT | libc::ESTALE => Ok(false),
             code => Err(io::Error::from_raw_os_error(code)),
         },
         _ => Err(io::Error::other("an answer that was not asked for")),

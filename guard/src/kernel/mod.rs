@@ -15,6 +15,7 @@ mod uplink;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     io,
+    path::PathBuf,
 };
 
 use aya::{
@@ -30,7 +31,7 @@ pub use books::{Books, CountersId};
 pub use counters::{Counters, Reading};
 pub use events::{CgroupBell, Events, Requests};
 pub use load::{CheckError, GuardedRoot, LoadError};
-pub use pin::{PinError, Pins, remove_all, try_lock};
+pub use pin::{PinError, Pins, remove_all, remove_generation, try_lock};
 pub use uplink::UplinkError;
 
 use crate::{backstop::Uplink, endpoints::Endpoints};
@@ -50,6 +51,9 @@ pub struct Kernel {
     links: Links,
     uplinks: uplink::Links,
 }
+
+/// The folder of another generation, and its books, if they can be read.
+pub type OtherGeneration = (PathBuf, Result<Books, MapError>);
 
 /// What could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -137,19 +141,18 @@ impl Kernel {
         Ok(())
     }
 
-    /// The books of other generations, whose programs are replaced by now, and then removes those. Books that can't be
-    /// read are lost, with the error.
-    pub fn close_other_generations(&mut self) -> Result<Vec<Result<Books, MapError>>, PinError> {
+    /// The books of other generations, whose programs are replaced by now, by their folders.
+    pub fn other_generations(&self) -> Result<Vec<OtherGeneration>, PinError> {
         let Some(pins) = &self.pins else { return Ok(Vec::new()) };
         let others = pins.others()?;
         if !others.is_empty() {
             raw::wait_for_programs();
         }
-        let books = others.iter().map(|folder| Books::read(folder)).collect();
-        for folder in others {
-            pin::remove_generation(&folder)?;
-        }
-        Ok(books)
+        let read = |folder: PathBuf| {
+            let books = Books::read(&folder);
+            (folder, books)
+        };
+        Ok(others.into_iter().map(read).collect())
     }
 
     /// Which counters these are; none where they end with the agent.
@@ -178,7 +181,7 @@ impl Kernel {
 
     /// Pins again what has lost its pin. Says whether anything had.
     pub fn repin(&mut self) -> Result<bool, PinError> {
-        self.pins.as_ref().map_or(Ok(false), |pins| pins.mend(&self.links))
+        self.pins.as_mut().map_or(Ok(false), |pins| pins.mend(&self.links))
     }
 
     /// Removes what is pinned: the programs are detached when this is dropped.

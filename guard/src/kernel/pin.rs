@@ -15,6 +15,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -166,13 +167,18 @@ impl Pins {
     /// Pins the link of a hook in this generation, in the place of whatever was there.
     pub(super) fn keep_link(&self, hook: &str, link: &CgroupLink) -> Result<(), PinError> {
         let path = self.generation.join(link_name(hook));
-        remove_file(&path)?;
-        link.pin(&path).map_err(|source| PinError::Pin { path, source })
+        let fresh = self.generation.join(format!("new_{}", link_name(hook)));
+        // Beside it, and then in its place: the old pin may be the only one of a link that lives.
+        remove_file(&fresh)?;
+        link.pin(&fresh)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(|source| PinError::Pin { path, source })
     }
 
     /// Pins again what has lost its pin; says whether anything had.
-    pub(super) fn mend(&self, links: &[(&'static str, CgroupLink)]) -> Result<bool, PinError> {
+    pub(super) fn mend(&mut self, links: &[(&'static str, CgroupLink)]) -> Result<bool, PinError> {
         make(&self.generation)?;
+        self.lock_again()?;
         if !is_bpffs(&self.generation) {
             // The file system that was there is gone.
             let _ = fs::remove_dir(&self.generation).and_then(|()| fs::remove_dir(&self.root));
@@ -195,6 +201,18 @@ impl Pins {
         Ok(mended)
     }
 
+    /// Locks the folder that is there now, if it is another than the one that was locked.
+    fn lock_again(&mut self) -> Result<(), PinError> {
+        let is_same = |lock: &Flock<File>| {
+            let ids = lock.metadata().and_then(|locked| Ok((locked.ino(), fs::metadata(&self.root)?.ino())));
+            ids.is_ok_and(|(locked, now)| locked == now)
+        };
+        if self.lock.as_ref().is_some_and(|lock| !is_same(lock)) {
+            self.lock = try_lock(&self.root)?;
+        }
+        Ok(())
+    }
+
     /// The folders of other generations.
     pub(super) fn others(&self) -> Result<Vec<PathBuf>, PinError> {
         let all = generations(&self.root)?;
@@ -208,7 +226,7 @@ impl Pins {
 }
 
 /// Removes the folder of a generation: links first, so that no program stays that has lost its maps' names.
-pub(super) fn remove_generation(folder: &Path) -> Result<(), PinError> {
+pub fn remove_generation(folder: &Path) -> Result<(), PinError> {
     let failed = |source| PinError::List { path: folder.to_owned(), source };
     let mut pins: Vec<PathBuf> = fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())

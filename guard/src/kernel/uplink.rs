@@ -79,17 +79,28 @@ pub(super) fn attach(
     if let Some(pins) = pins {
         sweep(pins, uplinks);
     }
+    let mut outcome = Ok(());
     for uplink in uplinks {
-        let Some(link) = attached(program, pins, links.remove(&uplink.index), uplink)? else { continue };
-        if let Some(pins) = pins {
-            let path = pins.map(&format!("{PINNED}{}", uplink.index));
-            if !path.exists() {
-                link.pin(&path).map_err(|source| PinError::Pin { path, source })?;
-            }
+        let held = links.remove(&uplink.index);
+        match attached(program, pins, held, uplink).and_then(|link| kept(link, pins, uplink)) {
+            Ok(Some(link)) => drop(links.insert(uplink.index, link)),
+            Ok(None) => {}
+            // The others get theirs all the same.
+            Err(error) => outcome = outcome.and(Err(error)),
         }
-        links.insert(uplink.index, link);
     }
-    Ok(())
+    outcome
+}
+
+/// Pins a device's link, if it is not.
+fn kept(link: Option<Object>, pins: Option<&Pins>, uplink: &Uplink) -> Result<Option<Object>, UplinkError> {
+    if let (Some(link), Some(pins)) = (&link, pins) {
+        let path = pins.map(&format!("{PINNED}{}", uplink.index));
+        if !path.exists() {
+            link.pin(&path).map_err(|source| PinError::Pin { path, source })?;
+        }
+    }
+    Ok(link)
 }
 
 /// The link of a device: the one that is held, another agent's, or a new one. None if it is a filter.

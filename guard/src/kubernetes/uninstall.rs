@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Container, PodSpec},
-};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::PodSpec};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -14,6 +11,9 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::ObjectName;
+
+/// What the agent's container is told.
+const ARGUMENTS: [&str; 4] = ["cleanup", "--state-dir=/var/lib/imds-guard", "--wait", "--listen=[::]:9811"];
 
 /// How often to look how far it has got.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -34,8 +34,8 @@ pub enum UninstallError {
     #[error("the DaemonSet {namespace}/{name} has no container")]
     Empty { namespace: String, name: String },
     #[error(
-        "{done} of {all} nodes are cleaned up so far: see the pods that are not ready; then uninstall without hooks, and \
-         apply deploy/cleanup.yaml"
+        "{done} of {all} nodes are cleaned up so far, and those are not guarded any more: see the pods that are not ready; \
+         then uninstall without hooks and apply deploy/cleanup.yaml, or apply the manifests again to guard them again"
     )]
     Late { done: i32, all: i32 },
 }
@@ -80,21 +80,11 @@ pub async fn clean_nodes(name: &ObjectName, within: Duration) -> Result<i32, Uni
     }
 }
 
-/// The same pod with its one container cleaning up before it starts, and waiting then.
+/// The same pod with its one container cleaning up: nothing but its arguments differ, so that whatever applies the
+/// manifests again makes it guard again. It is ready when the node is clean.
 fn cleaning(mut spec: PodSpec) -> Option<PodSpec> {
-    let agent = spec.containers.first()?.clone();
-    let clean = |name: &str, further: &str| Container {
-        name: name.to_owned(),
-        args: Some(["cleanup", "--state-dir=/var/lib/imds-guard", further].map(str::to_owned).into()),
-        liveness_probe: None,
-        readiness_probe: None,
-        ports: None,
-        ..agent.clone()
-    };
-    let mut first = clean("cleanup", "");
-    first.args.as_mut()?.pop();
-    spec.init_containers = Some(vec![first]);
-    spec.containers = vec![clean(&agent.name, "--wait")];
+    let container = spec.containers.first_mut()?;
+    container.args = Some(ARGUMENTS.map(str::to_owned).into());
     Some(spec)
 }
 
@@ -114,16 +104,9 @@ mod tests {
             }],
         }))
         .expect("a pod");
-        let spec = serde_json::to_value(cleaning(agent).expect("it has a container")).expect("plain data");
-        assert_eq!(spec["hostPID"], true);
-        let (first, then) = (&spec["initContainers"][0], &spec["containers"][0]);
-        assert_eq!(first["args"], json!(["cleanup", "--state-dir=/var/lib/imds-guard"]));
-        assert_eq!(then["args"], json!(["cleanup", "--state-dir=/var/lib/imds-guard", "--wait"]));
-        assert_eq!(then["name"], "imds-guard");
-        for container in [first, then] {
-            assert_eq!(container["securityContext"]["privileged"], true);
-            assert_eq!(container["volumeMounts"][0]["name"], "bpf");
-            assert!(container["livenessProbe"].is_null());
-        }
+        let mut expected = serde_json::to_value(&agent).expect("plain data");
+        expected["containers"][0]["args"] = json!(ARGUMENTS);
+        let spec = cleaning(agent).expect("it has a container");
+        assert_eq!(serde_json::to_value(spec).expect("plain data"), expected);
     }
 }

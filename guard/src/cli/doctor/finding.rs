@@ -64,7 +64,7 @@ pub(crate) fn judge(facts: &Facts, endpoints: &Endpoints) -> Vec<Finding> {
         backstop::options(&facts.backstop.options),
         socket_destroy(&facts.socket_destroy),
         btf(facts.btf),
-        bpffs(facts.bpffs),
+        pins(facts.bpffs),
     ];
     findings.extend(locked_memory(&facts.kernel_release, facts.locked_memory));
     findings.push(guarded_endpoints(endpoints));
@@ -299,11 +299,15 @@ fn btf(found: bool) -> Finding {
     BTF.ok(if found { "/sys/kernel/btf/vmlinux" } else { "none, and no program needs them" })
 }
 
-/// This version pins nothing, so the file system is told of and not judged.
-fn bpffs(mounted: bool) -> Finding {
-    const FILE_SYSTEM: Item = item("bpffs", "BPF file system");
-    let found = if mounted { format!("mounted at {BPFFS}") } else { format!("not mounted at {BPFFS}") };
-    FILE_SYSTEM.ok(format!("{found}; nothing is pinned, the guard ends with its agent"))
+fn pins(is_mounted: bool) -> Finding {
+    const FILE_SYSTEM: Item = item("pins", "BPF file system");
+    if is_mounted {
+        return FILE_SYSTEM.ok(format!("mounted at {BPFFS}"));
+    }
+    FILE_SYSTEM.degraded(
+        format!("not mounted at {BPFFS}"),
+        "the guard ends with its agent: mount one, `mount -t bpf bpf /sys/fs/bpf`",
+    )
 }
 
 /// What the maps can take up on a node with many CPUs, in bytes.

@@ -283,6 +283,11 @@ impl Metrics {
         }
     }
 
+    /// Shows that nothing is known of what the self-test would find.
+    pub fn forget_selftest(&self) {
+        self.selftest.success.reset();
+    }
+
     /// Shows what the self-test found at a time: each vector that could be tried, and whether it was shut.
     pub fn set_selftest<'a>(&self, trials: impl Iterator<Item = (&'a str, bool)>, now: i64) {
         self.selftest.success.reset();

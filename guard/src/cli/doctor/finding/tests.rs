@@ -92,7 +92,7 @@ fn every_fact_is_judged() {
         ("no privileges", |f| f.set_retval = Support::Unknown("EPERM".into()), "set_retval", Missing),
         ("no privileges to list", |f| f.attachments = Err("EPERM".into()), "attach", Missing),
         ("no BTF", |f| f.btf = false, "btf", Ok),
-        ("no bpffs", |f| f.bpffs = false, "bpffs", Ok),
+        ("no bpffs", |f| f.bpffs = false, "pins", Degraded),
         ("little memory to lock", |f| f.kernel_release = "5.10.245".into(), "locked_memory", Missing),
         ("enough memory to lock", |f| limit(f, Some(64 << 20)), "locked_memory", Ok),
         ("any memory to lock", |f| limit(f, None), "locked_memory", Ok),
