@@ -3,8 +3,8 @@
 # Lines that begin with @@ are for `cargo xtask vm`.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp RUST_TEST_THREADS=1
 export IMDS_GUARD_ATTACK_TABLE=/tmp/attacks.jsonl
-# Of all kinds, those whose attacks pass the most different locks.
-export IMDS_GUARD_ATTACK_PODS='pod-default pod-net-admin host-default'
+# Of all kinds the two that most pods are of; all of them are tested on the machine itself.
+export IMDS_GUARD_ATTACK_PODS='pod-default host-default'
 
 bb() { busybox "$@"; }
 bb mount -t devtmpfs none /dev

@@ -18,9 +18,9 @@ const PACKAGES: [&str; 7] = ["bash", "busybox-static", "coreutils", "curl", "ipr
 /// What no test opens: most of the packages' size.
 const LEFT_OUT: [&str; 6] = ["etc", "usr/share", "usr/include", "usr/lib/systemd", "lib/systemd", "var"];
 
-/// What the tests need of a kernel, where it is no part of the kernel itself. A kernel may lack some: the test that needs
-/// it says so.
-const MODULES: [&str; 42] = [
+/// What the tests need of a kernel, where it is no part of the kernel itself, and where the kernel does not load it when it
+/// is asked for. A kernel may lack some: the test that needs it says so.
+const MODULES: [&str; 43] = [
     "8021q",
     "af_packet",
     "bridge",
@@ -50,6 +50,7 @@ const MODULES: [&str; 42] = [
     "nft_limit",
     "nft_masq",
     "nft_nat",
+    "nft_objref",
     "nft_redir",
     "nft_reject_inet",
     "nft_socket",
@@ -117,6 +118,8 @@ pub(super) fn own(kernel: &Kernel, orders: &str) -> Result<Vec<u8>> {
         files.extend(found.lines().filter_map(file));
     }
     ensure!(!files.is_empty(), "no module of {} was found", kernel.release);
+    // The kernel itself asks for many a part of its network.
+    files.extend(files_below(&base.join(&folder).join("kernel/net"))?);
     let index = fs::read_dir(base.join(&folder))
         .with_context(|| format!("list the modules of {}", kernel.release))?;
     files.extend(index.flatten().map(|entry| entry.path()).filter(|path| path.is_file()));
@@ -128,4 +131,17 @@ pub(super) fn own(kernel: &Kernel, orders: &str) -> Result<Vec<u8>> {
     archive.add_file(Path::new("etc/modules"), 0o644, MODULES.join("\n").as_bytes());
     archive.add_file(Path::new("etc/orders"), 0o644, orders.as_bytes());
     Ok(archive.into_bytes())
+}
+
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
