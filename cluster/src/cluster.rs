@@ -159,6 +159,15 @@ impl Cluster {
         if text.is_empty() { Ok(None) } else { parse().map(Some) }
     }
 
+    /// Waits until a namespace that is being deleted is gone: what is applied meanwhile goes with it.
+    pub fn let_go_of(&self, namespace: &str) -> Result<()> {
+        self.wait_for(&format!("the namespace {namespace} to be gone"), |cluster| {
+            let phase =
+                ["get", "namespace", namespace, "--ignore-not-found", "--output=jsonpath={.status.phase}"];
+            Ok((cluster.kubectl(&phase)? != "Terminating").then_some(()))
+        })
+    }
+
     /// Waits until `look` finds something. A look is a program of its own, so there are pauses between two; one that
     /// fails is no reason to give up, and its error is told at the end.
     pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Result<Option<T>>) -> Result<T> {

@@ -45,6 +45,7 @@ impl<'a> Guard<'a> {
     pub fn install(cluster: &'a Cluster, profile: &str, policy: &str) -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let asked_before = cluster.agent_requests()?.len();
+        cluster.let_go_of(NAMESPACE)?;
         taint(cluster)?;
         let manifests = cluster.kubectl(&["kustomize", path(&deploy().join("kustomize").join(profile))?])?;
         let manifests = manifests.replace(SURGES, SURGES_NOT);

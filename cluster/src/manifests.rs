@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::guard::deploy;
+use crate::guard::{NAMESPACE, deploy};
 
 /// Objects in the cluster. Dropping them deletes them, and waits until they are gone.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ impl<'a> Made<'a> {
     pub fn apply(cluster: &'a Cluster, manifests: String) -> Result<Self> {
         // Before the first one is there: it may be the second that fails.
         let made = Self { cluster, manifests };
+        cluster.let_go_of(NAMESPACE)?;
         cluster.apply(&made.manifests)?;
         Ok(made)
     }
