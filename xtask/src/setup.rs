@@ -24,9 +24,10 @@ const BPF_LINKER: &str = "0.13.0";
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// The programs that the tests and the demo use, and Debian's packages that have them.
-const TOOLS: [(&str, &str, &str); 2] = [
+const TOOLS: [(&str, &str, &str); 3] = [
     ("ip", "iproute2", "makes the private nodes' networks"),
     ("curl", "curl", "is a real client of the metadata service"),
+    ("nft", "nftables", "puts the rules of others beside the guard's"),
 ];
 
 /// What the bench of the gate uses besides. (Where Debian starts a fresh nginx as a service, the bench does not use that
